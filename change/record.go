@@ -62,8 +62,18 @@ type Record struct {
 	Partition, Partitions int
 	// MapVersion is the version of that partition map.
 	MapVersion uint32
-	Changes    []Change
-	Raises     []Raise
+	// InsertLSN says that the record came from a log that does not name the
+	// start of its commits (Debezium's topics carry the row's LSN): every
+	// Commit.LSN in it is 0, and so are Source and V. The worker reads the
+	// primary's insert LSN once it has the record and uses that as X, an upper
+	// bound of every commit in it; it takes Source from the same connection
+	// and never derives V from such a record.
+	InsertLSN bool
+	Changes   []Change
+	Raises    []Raise
+
+	// mem is what a Decoder reuses when the record is decoded into again.
+	mem recordMemory
 }
 
 // Position places an LSN of the record's source.
