@@ -32,3 +32,48 @@ func NewRedis(t testing.TB, cfg servers.RedisConfig) *servers.Redis {
 	closed(t, r)
 	return r
 }
+
+// NewRedisReplica starts a replica of master for this test alone.
+func NewRedisReplica(t testing.TB, master *servers.Redis, args ...string) *servers.Redis {
+	t.Helper()
+	ctx, cancel := startContext(t)
+	defer cancel()
+	r, err := master.Replica(ctx, args...)
+	started(t, err)
+	closed(t, r)
+	return r
+}
+
+// NewRedisCluster starts a cluster without replicas for this test alone.
+func NewRedisCluster(t testing.TB, masters int, args ...string) *servers.RedisCluster {
+	t.Helper()
+	ctx, cancel := startContext(t)
+	defer cancel()
+	c, err := servers.StartRedisCluster(ctx, masters, args...)
+	started(t, err)
+	closed(t, c)
+	return c
+}
+
+// NewReplicatedRedisCluster starts a cluster with one replica to each master
+// for this test alone.
+func NewReplicatedRedisCluster(t testing.TB, masters int, args ...string) *servers.RedisCluster {
+	t.Helper()
+	ctx, cancel := startContext(t)
+	defer cancel()
+	c, err := servers.StartReplicatedRedisCluster(ctx, masters, args...)
+	started(t, err)
+	closed(t, c)
+	return c
+}
+
+// NewSentinel starts n sentinels that watch master for this test alone.
+func NewSentinel(t testing.TB, master *servers.Redis, n int) *servers.Sentinel {
+	t.Helper()
+	ctx, cancel := startContext(t)
+	defer cancel()
+	s, err := servers.StartSentinel(ctx, master, n)
+	started(t, err)
+	closed(t, s)
+	return s
+}

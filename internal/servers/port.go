@@ -58,6 +58,23 @@ func reservePort(want int) (*port, error) {
 	return nil, fmt.Errorf("find a free port between %d and %d: %w", low, high, err)
 }
 
+// reservePair takes a free port whose number plus 10,000 is free too: Redis
+// Cluster talks to itself there, and before 7.0 nothing could change that.
+func reservePair() (client, bus *port, err error) {
+	for range 200 {
+		if client, err = reservePort(0); err != nil {
+			return nil, nil, err
+		}
+		if client.number+10000 < ephemeralStart() {
+			if bus, err = reservePort(client.number + 10000); err == nil {
+				return client, bus, nil
+			}
+		}
+		client.release()
+	}
+	return nil, nil, fmt.Errorf("find a pair of free ports: %w", err)
+}
+
 func tryPort(dir string, number int) (*port, error) {
 	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(number)), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

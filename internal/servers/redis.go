@@ -12,13 +12,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // RedisConfig says how to start a Redis or Valkey.
 type RedisConfig struct {
 	// Args follow the defaults on the command line and override them, such as
-	// "--appendonly", "yes". Defaults: nothing is persisted, one database file
-	// directory that is thrown away.
+	// "--appendonly", "yes". By default nothing is persisted.
 	Args []string
 	// Port is the port of 127.0.0.1 to listen on; 0 takes a free one.
 	Port int
@@ -30,6 +31,7 @@ type Redis struct {
 	args    []string
 	scratch *scratch
 	port    *port
+	bus     *port // of a cluster's node, else nil
 
 	mu     sync.Mutex
 	proc   *process
@@ -39,26 +41,57 @@ type Redis struct {
 // StartRedis starts redis-server or, if that is not on PATH, valkey-server, and
 // returns when it answers. The error wraps ErrNotInstalled if there is neither.
 func StartRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
-	return startRedis(ctx, cfg.Port, cfg.Args)
-}
-
-func startRedis(ctx context.Context, wantPort int, args []string) (*Redis, error) {
-	program, err := redisProgram()
+	p, err := reservePort(cfg.Port)
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{program: program, args: args}
-	if r.port, err = reservePort(wantPort); err != nil {
-		return nil, err
+	return startRedis(ctx, p, nil, cfg.Args)
+}
+
+// startRedis starts a server on ports that are now its own.
+func startRedis(ctx context.Context, p, bus *port, args []string) (*Redis, error) {
+	r := &Redis{args: args, port: p, bus: bus}
+	var err error
+	if r.program, err = redisProgram(); err == nil {
+		r.scratch, err = newScratch("redis", "")
 	}
-	if r.scratch, err = newScratch("redis", ""); err != nil {
-		r.port.release()
+	if err != nil {
+		p.release()
+		bus.release()
 		return nil, err
 	}
 	if err := r.Start(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
+}
+
+// Replica starts a replica of r and returns when it is in step. Args are like
+// RedisConfig.Args.
+func (r *Redis) Replica(ctx context.Context, args ...string) (*Redis, error) {
+	_, number, _ := net.SplitHostPort(r.Addr())
+	replica, err := StartRedis(ctx, RedisConfig{Args: append([]string{"--replicaof", "127.0.0.1 " + number}, args...)})
+	if err != nil {
+		return nil, err
+	}
+	client := replica.client()
+	defer client.Close()
+	err = replica.proc.ready(ctx, func(ctx context.Context) error {
+		info, err := client.Info(ctx, "replication").Result()
+		if err == nil && !strings.Contains(info, "master_link_status:up") {
+			err = fmt.Errorf("not in step with %s", r.Addr())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, replica.Close())
+	}
+	return replica, nil
+}
+
+// client is a plain client for what the harness itself asks of a server.
+func (r *Redis) client() *redis.Client {
+	return redis.NewClient(&redis.Options{Addr: r.Addr(), PoolSize: 1, MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true, Protocol: 2})
 }
 
 func redisProgram() (string, error) {
@@ -156,6 +189,7 @@ func (r *Redis) Close() error {
 	r.closed = true
 	err := r.scratch.close()
 	r.port.release()
+	r.bus.release()
 	return err
 }
 
