@@ -324,6 +324,9 @@ func (s *scanner) row(t *Table, r *Record, values int) (Row, error) {
 	if from+n > values {
 		return nil, errTooMany
 	}
+	if n == 0 {
+		return Row{}, nil // a row of no columns is still a row, nil is none
+	}
 	row := r.mem.values[from : from+n : from+n]
 	for i := range row {
 		switch code := s.uvarint(); code {
