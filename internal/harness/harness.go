@@ -28,7 +28,9 @@ var shared struct {
 	mu       sync.Mutex
 	postgres *servers.Postgres
 	redis    *servers.Redis
+	kafka    *servers.Kafka
 	database int // number of the last database made
+	topic    int // and of the last topic named
 }
 
 // Main runs the tests of a package, stops the shared servers and fails the
@@ -87,6 +89,10 @@ func closeShared() error {
 	if shared.redis != nil {
 		errs = append(errs, shared.redis.Close())
 		shared.redis = nil
+	}
+	if shared.kafka != nil {
+		errs = append(errs, shared.kafka.Close())
+		shared.kafka = nil
 	}
 	return errors.Join(errs...)
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +27,8 @@ type PostgresConfig struct {
 	// and ALTER SYSTEM overrides them.
 	Settings map[string]string
 	// Dir is where the throwaway directory is made; the default is the system's
-	// directory for temporary files.
+	// directory for temporary files. Under root everybody must be able to enter
+	// it, because Postgres runs as another user.
 	Dir string
 }
 
@@ -91,6 +91,9 @@ func newPostgres(install installation, settings map[string]string, dir string) (
 	if p.user, err = unprivileged(); err != nil {
 		return nil, err
 	}
+	if dir != "" && p.user != nil && !enterable(dir) {
+		return nil, fmt.Errorf("start postgres in %s: user %s, whom it runs as instead of root, may not enter it", dir, p.user.name)
+	}
 	if p.port, err = reservePort(0); err != nil {
 		return nil, err
 	}
@@ -125,13 +128,12 @@ func (p *Postgres) configure(extra map[string]string) error {
 	maps.Copy(all, extra)
 	all["port"] = strconv.Itoa(p.Port())
 	all["unix_socket_directories"] = p.SocketDir()
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.ReplaceAll(all[name], "'", "''"))
+	for name, value := range all {
+		all[name] = strings.ReplaceAll(value, "'", "''")
 	}
 	// A file of its own instead of lines at the end of postgresql.conf: a
 	// standby's data directory starts as a copy and replaces it as a whole.
-	if err := p.write("lethe.conf", b.String()); err != nil {
+	if err := p.write("lethe.conf", lines(all, "%s = '%s'\n")); err != nil {
 		return err
 	}
 	main, err := os.ReadFile(p.data("postgresql.conf"))

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -218,4 +220,13 @@ func descendants(pid int) []int {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// lines formats settings one to a line, sorted.
+func lines(settings map[string]string, format string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(&b, format, name, settings[name])
+	}
+	return b.String()
 }

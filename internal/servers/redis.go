@@ -119,6 +119,7 @@ func (r *Redis) Start(ctx context.Context) error {
 		args: append([]string{
 			"--port", strconv.Itoa(r.port.number), "--bind", "127.0.0.1", "--dir", r.scratch.dir,
 			"--save", "", "--appendonly", "no", "--daemonize", "no", "--protected-mode", "no",
+			"--repl-diskless-sync-delay", "0", // else a replica waits 5 s for others to join it
 		}, r.args...),
 		dir: r.scratch.dir, log: r.Log(), pidFile: r.scratch.path("redis.pid"), lastWill: syscall.SIGKILL,
 	})

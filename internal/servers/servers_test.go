@@ -1,9 +1,0 @@
-package servers_test
-
-import (
-	"testing"
-
-	"github.com/lethe-cache/lethe/internal/harness"
-)
-
-func TestMain(m *testing.M) { harness.Main(m) }
