@@ -1,0 +1,167 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lethe-cache/lethe/change"
+)
+
+// identityNeed is what the rules of one table need of its replica identity.
+type identityNeed struct {
+	// old are the columns of names whose old value is needed.
+	old []string
+}
+
+func (c *checker) needs(r *Rule, t *TableInfo) {
+	n := c.need[t.QualifiedName()]
+	if n == nil {
+		n = &identityNeed{}
+		c.need[t.QualifiedName()] = n
+	}
+	if r.On&(OnUpdate|OnDelete) == 0 {
+		return
+	}
+	for _, use := range r.columns() {
+		if use.in != nil && use.old && t.Column(use.name) != nil && !slices.Contains(n.old, use.name) {
+			n.old = append(n.old, use.name)
+		}
+	}
+}
+
+func (c *checker) identityHas(t *TableInfo, column string) bool {
+	return t.Identity == change.IdentityFull || slices.Contains(t.IdentityColumns, column)
+}
+
+// identity finds what the log will not carry of old rows.
+func (c *checker) identity(r *Rule, t *TableInfo) {
+	if r.On&(OnUpdate|OnDelete) == 0 {
+		return
+	}
+	if len(t.IdentityColumns) == 0 && t.Identity != change.IdentityFull {
+		c.add(Error, CodeNoIdentity, r.pos["table"], c.identityFix(t),
+			"the rule needs updates or deletes of %s, which has no replica identity: they can not be published; run %s", t.QualifiedName(), c.identityFix(t))
+		return
+	}
+	names := map[string]bool{}
+	conds := map[string]bool{}
+	for _, use := range r.columns() {
+		if !use.old || t.Column(use.name) == nil || c.identityHas(t, use.name) {
+			continue
+		}
+		if use.in != nil {
+			if id := use.in.String() + "\x00" + use.name; !names[id] {
+				names[id] = true
+				c.warn(CodeHiddenOld, use.place, c.identityFix(t),
+					"%q needs the old value of %q, which the log does not carry (replica identity of %s: %s): a row that moves leaves its old name behind; run %s",
+					use.in, use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "), c.identityFix(t))
+			}
+			continue
+		}
+		if conds[use.name] {
+			continue
+		}
+		conds[use.name] = true
+		if use.changed {
+			c.warn(CodeChangedHidden, use.place, conditionFix(t),
+				"changed(%q) is always true: the log does not carry the old value (replica identity of %s: %s)", use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "))
+		} else {
+			c.warn(CodeChangedHidden, use.place, conditionFix(t),
+				"old.%s is not in the log (replica identity of %s: %s): a condition that needs it counts as true", use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "))
+		}
+	}
+}
+
+// identityFix is the statement that makes the log carry what the rules need of
+// a table. An index is better than FULL: column lists stay possible.
+func (c *checker) identityFix(t *TableInfo) string {
+	table := quoteTable(t)
+	var old []string
+	if n := c.need[t.QualifiedName()]; n != nil {
+		old = n.old
+	}
+	hidden := slices.ContainsFunc(old, func(col string) bool { return !slices.Contains(t.PrimaryKey, col) })
+	if len(t.PrimaryKey) > 0 && !hidden {
+		return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT;", table)
+	}
+	for _, ix := range t.Indexes {
+		if c.usable(t, ix) && covers(ix.Columns, old) {
+			return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s;", table, quoteIdent(ix.Name))
+		}
+	}
+	// An index of our own: the primary key makes it unique, and all its
+	// columns must be NOT NULL.
+	columns := slices.Clone(t.PrimaryKey)
+	for _, col := range old {
+		if !slices.Contains(columns, col) {
+			columns = append(columns, col)
+		}
+	}
+	notNull := !slices.ContainsFunc(columns, func(name string) bool {
+		col := t.Column(name)
+		return col == nil || !col.NotNull && !slices.Contains(t.PrimaryKey, name) || !indexable(col)
+	})
+	if len(t.PrimaryKey) > 0 && notNull && t.Kind != 'p' && len(columns) <= 32 {
+		name := quoteIdent(t.Name + "_lethe")
+		quoted := make([]string, len(columns))
+		for i, col := range columns {
+			quoted[i] = quoteIdent(col)
+		}
+		return fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s); ALTER TABLE %s REPLICA IDENTITY USING INDEX %s;",
+			name, table, strings.Join(quoted, ", "), table, name)
+	}
+	return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", table)
+}
+
+// conditionFix is for conditions only: the rule is right without it, it acts
+// more often than it need.
+func conditionFix(t *TableInfo) string {
+	return fmt.Sprintf("nothing has to be done unless the rule acts too often; then ALTER TABLE %s REPLICA IDENTITY FULL;", quoteTable(t))
+}
+
+func (c *checker) usable(t *TableInfo, ix IndexInfo) bool {
+	if !ix.Unique || ix.Partial || ix.Deferrable || ix.Expressions || len(ix.Columns) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(ix.Columns, func(name string) bool {
+		col := t.Column(name)
+		return col == nil || !col.NotNull && !slices.Contains(t.PrimaryKey, name)
+	})
+}
+
+func covers(columns, need []string) bool {
+	return !slices.ContainsFunc(need, func(n string) bool { return !slices.Contains(columns, n) })
+}
+
+// indexable keeps types without a default btree class out of a proposed index.
+func indexable(col *ColumnInfo) bool { return col.Type != oidJSON && col.TypeName != "xml" }
+
+func quoteTable(t *TableInfo) string { return quoteIdent(t.Schema) + "." + quoteIdent(t.Name) }
+
+// quoteIdent quotes a name where Postgres would fold or refuse it.
+func quoteIdent(s string) string {
+	plain := s != "" && !('0' <= s[0] && s[0] <= '9')
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_') {
+			plain = false
+		}
+	}
+	if plain && !reserved[s] {
+		return s
+	}
+	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+}
+
+// reserved words that tables and columns are called by all the same.
+var reserved = map[string]bool{
+	"all": true, "analyse": true, "analyze": true, "and": true, "any": true, "array": true, "as": true, "asc": true,
+	"both": true, "case": true, "cast": true, "check": true, "collate": true, "column": true, "constraint": true,
+	"create": true, "default": true, "desc": true, "distinct": true, "do": true, "else": true, "end": true,
+	"except": true, "false": true, "fetch": true, "for": true, "foreign": true, "from": true, "grant": true,
+	"group": true, "having": true, "in": true, "initially": true, "into": true, "lateral": true, "leading": true,
+	"limit": true, "not": true, "null": true, "offset": true, "on": true, "only": true, "or": true, "order": true,
+	"placing": true, "primary": true, "references": true, "returning": true, "select": true, "some": true,
+	"symmetric": true, "table": true, "then": true, "to": true, "trailing": true, "true": true, "union": true,
+	"unique": true, "user": true, "using": true, "variadic": true, "when": true, "where": true, "window": true, "with": true,
+}

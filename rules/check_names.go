@@ -1,0 +1,132 @@
+package rules
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/lethe-cache/lethe/internal/keytext"
+)
+
+// OIDs that only the way of printing cares for.
+const (
+	oidOID, oidUUID, oidDate, oidTime = 26, 2950, 1082, 1083
+)
+
+// printKind groups types that print equal values equally.
+func printKind(col *ColumnInfo) string {
+	switch col.Type {
+	case oidInt2, oidInt4, oidInt8, oidOID:
+		return "an integer"
+	case oidNumeric:
+		return "numeric"
+	case oidFloat4:
+		return "real"
+	case oidFloat8:
+		return "double precision"
+	case oidBool:
+		return "boolean"
+	case oidUUID:
+		return "uuid"
+	case oidDate:
+		return "date"
+	case oidTimestamp:
+		return "timestamp"
+	case oidTimestamptz:
+		return "timestamptz"
+	case oidBytea:
+		return "bytea"
+	}
+	return "text" // varchar, char, enum, citext: the same bytes for the same value
+}
+
+// alphabet is every character that values of a type print with; all is true if
+// there is no saying.
+func alphabet(oid uint32, filters []keytext.Filter) (chars string, all bool) {
+	for _, f := range filters {
+		if f == keytext.URLEncode {
+			return "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%", false
+		}
+	}
+	const digits = "0123456789"
+	switch oid {
+	case oidInt2, oidInt4, oidInt8:
+		return digits + "-", false
+	case oidOID:
+		return digits, false
+	case oidNumeric, oidFloat4, oidFloat8:
+		return digits + "-+.eNaInfity", false
+	case oidBool:
+		return "tf", false
+	case oidUUID:
+		return digits + "abcdefABCDEF-", false
+	case oidDate:
+		return digits + "-infty BC", false
+	case oidTime:
+		return digits + ":.", false
+	case oidTimestamp, oidTimestamptz:
+		return digits + "-:.+ infty BC", false
+	case oidBytea:
+		return digits + `abcdefABCDEFx\`, false
+	}
+	return "", true
+}
+
+// separators finds names in which a value may contain the text that is to end
+// it, so that different values build one name, or the name of another class.
+func (c *checker) separators(r *Rule, t *TableInfo) {
+	for _, tpl := range r.templates() {
+		segs := tpl.Segments()
+		for i := range segs {
+			s := &segs[i]
+			if s.Column == "" {
+				continue
+			}
+			col := t.Column(s.Column)
+			if col == nil {
+				continue
+			}
+			chars, all := alphabet(col.Type, s.Filters)
+			fix := fmt.Sprintf("{%s|urlencode}", placeholderText(s))
+			if i+2 < len(segs) && segs[i+1].Column == "" { // a literal, and more behind it
+				if sep := segs[i+1].Literal; all || contains(chars, sep) {
+					c.warn(CodeSeparator, tpl.segmentPlace(s), "escape the value: "+fix,
+						"a value of %q may contain %q, which ends it in %q: different rows can build one name", s.Column, sep, tpl)
+				}
+			}
+			if i == len(segs)-1 && (all || contains(chars, ":")) {
+				c.overlaps(tpl, s, fix)
+			}
+		}
+	}
+}
+
+// overlaps finds classes that claim some names of a key because a value with a
+// colon makes them look like theirs.
+func (c *checker) overlaps(tpl *Template, s *keytext.Segment, fix string) {
+	if tpl.Class == nil {
+		return
+	}
+	p := tpl.Pattern()
+	for _, o := range c.set.Entries {
+		q := o.Key.Pattern()
+		if o != tpl.Class && strings.HasPrefix(q.Prefix(), p.Prefix()) && p.Unify(q) &&
+			(len(q.Prefix()) > len(p.Prefix()) || q.LiteralLen() > p.LiteralLen()) {
+			c.warn(CodeSeparator, tpl.segmentPlace(s), "escape the value: "+fix,
+				"a value of %q with a colon makes a key of the form %q look like one of entry %q (%s)", s.Column, tpl, o.Name, o.Key)
+		}
+	}
+}
+
+func contains(alphabet, text string) bool {
+	return strings.Trim(text, alphabet) == ""
+}
+
+func placeholderText(s *keytext.Segment) string {
+	switch s.Side {
+	case keytext.Old:
+		return "old." + s.Column
+	case keytext.New:
+		return "new." + s.Column
+	}
+	return s.Column
+}

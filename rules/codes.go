@@ -1,0 +1,35 @@
+package rules
+
+// The codes of findings. A code keeps its meaning for ever; numbers below 020
+// are errors, those from 020 on are warnings.
+const (
+	CodeSyntax       = "L001" // not YAML, or more than one document
+	CodeUnknownField = "L002" // a field that the grammar does not have
+	CodeMissing      = "L003" // a field that must be there
+	CodeValue        = "L004" // a value of the wrong kind or out of bounds
+	CodeDuplicate    = "L005" // a key, name or class that is there twice
+	CodeUnsupported  = "L006" // understood by a later version
+	CodeTemplate     = "L007" // a template that can not be read
+	CodeCondition    = "L008" // a condition that can not be read, or a type error
+	CodeTable        = "L009" // an unknown table, or none that can be published
+	CodeColumn       = "L010" // an unknown column
+	CodeClass        = "L011" // an unknown entry class
+	CodeNoIdentity   = "L012" // updates or deletes of a table without replica identity
+	CodeLimit        = "L013" // too large, too deep, too many aliases
+	CodeNamespace    = "L014" // a namespace that may not be used
+
+	CodeHiddenOld     = "L020" // the replica identity hides an old value that a name needs
+	CodeChangedHidden = "L021" // a condition reads an old value that never arrives
+	CodeToast         = "L022" // a column in a name may be missing from an update
+	CodeUnlogged      = "L023" // an unlogged table: the log never carries it
+	CodePartition     = "L024" // a partition root, or a partition
+	CodeForeignKey    = "L025" // a foreign key that changes rows no rule watches
+	CodeKeyColumns    = "L026" // rules that build one key from different columns
+	CodeCycle         = "L027" // dependencies in a circle
+	CodeSeparator     = "L028" // different values may build one name
+	CodeNoClass       = "L029" // a key without a class
+	CodeWarm          = "L030" // warm: this version does not warm
+	CodeRewarm        = "L031" // action rewarm: this version deletes
+	CodeGenerated     = "L032" // a generated column: the log may not carry it
+	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
+)

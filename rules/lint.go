@@ -1,0 +1,184 @@
+package rules
+
+import (
+	"slices"
+	"strings"
+)
+
+// linter collects findings about a set. It shares the decoder's way of adding
+// them.
+type linter struct {
+	decoder
+	set *Set
+}
+
+func newLinter(s *Set) *linter {
+	fs := slices.Clone(s.warnings)
+	return &linter{decoder: decoder{findings: &fs}, set: s}
+}
+
+func (l *linter) warn(code string, p place, fix, format string, args ...any) {
+	l.add(Warning, code, p, fix, format, args...)
+}
+
+// Lint finds what can be found without a database: warnings, as the errors have
+// been said by Parse.
+func (s *Set) Lint() Findings {
+	l := newLinter(s)
+	l.offline()
+	return l.findings.sort()
+}
+
+func (l *linter) offline() {
+	for _, r := range l.set.Rules {
+		l.subject = subject{rule: r.Name}
+		l.rewarm(r)
+		l.classless(r)
+		l.neverThere(r)
+		for _, t := range r.templates() {
+			l.adjacent(t)
+		}
+	}
+	for _, c := range l.set.Entries {
+		l.subject = subject{entry: c.Name}
+		l.adjacent(c.Key)
+	}
+	l.subject = subject{}
+	l.dependencies()
+	l.sameKey()
+	l.cycles()
+}
+
+func (l *linter) rewarm(r *Rule) {
+	if r.Action == Rewarm {
+		l.warn(CodeRewarm, r.pos["action"], "nothing has to be done: readers fill the entry when they ask for it",
+			"action rewarm: this version forgets the entries and does not fill them again")
+	}
+}
+
+func (l *linter) classless(r *Rule) {
+	for _, k := range r.Keys {
+		if k.Class == nil {
+			l.warn(CodeNoClass, k.pos, "add an entry with key: "+k.String(),
+				"key %q belongs to no entry: it is invalidated, but only raises of every class cover it", k)
+		}
+	}
+}
+
+// neverThere finds {old.x} where there is no old row, and {new.x} likewise.
+func (l *linter) neverThere(r *Rule) {
+	rows := r.On &^ OnTruncate
+	for _, t := range r.templates() {
+		for i := range t.Segments() {
+			s := &t.Segments()[i]
+			if s.Side == segOld && rows == OnInsert {
+				l.warn(CodeNoEffect, t.segmentPlace(s), "", "%q is never rendered: an insert has no old row", t)
+			}
+			if s.Side == segNew && rows == OnDelete {
+				l.warn(CodeNoEffect, t.segmentPlace(s), "", "%q is never rendered: a delete has no new row", t)
+			}
+		}
+	}
+}
+
+// adjacent finds placeholders with nothing between them.
+func (l *linter) adjacent(t *Template) {
+	lits := t.Pattern().Literals()
+	for i := 1; i < len(lits)-1; i++ {
+		if lits[i] == "" {
+			l.warn(CodeSeparator, t.pos, "put a separator between the placeholders",
+				"%q has two placeholders with nothing between them: different values build one name", t)
+			return
+		}
+	}
+}
+
+func (l *linter) dependencies() {
+	for _, d := range l.set.Dependencies {
+		for _, a := range d.Also {
+			if a.Class == nil && !l.set.TagForm(a) {
+				l.warn(CodeNoClass, a.pos, "add an entry with key: "+a.String()+", or declare the tag in an entry",
+					"%q is neither an entry's key nor a declared tag: it is invalidated as both", a)
+			}
+		}
+	}
+}
+
+// sameKey finds rules of one table that build keys of one form from different
+// columns: one of them is most often a slip.
+func (l *linter) sameKey() {
+	type use struct {
+		rule *Rule
+		t    *Template
+	}
+	first := map[string]use{}
+	for _, r := range l.set.Rules {
+		for _, k := range r.Keys {
+			id := r.QualifiedTable() + "\x00" + k.shape()
+			was, ok := first[id]
+			if !ok {
+				first[id] = use{r, k}
+				continue
+			}
+			if !slices.Equal(was.t.Placeholders(), k.Placeholders()) {
+				l.subject = subject{rule: r.Name}
+				l.warn(CodeKeyColumns, k.pos, "check which column the key is made of; if both are meant, give the keys different literals",
+					"key %q and key %q of rule %q build one form of key from different columns of %s", k, was.t, was.rule.Name, r.QualifiedTable())
+			}
+		}
+	}
+	l.subject = subject{}
+}
+
+// cycles finds dependencies that lead back to themselves. They do no harm, as
+// every name is visited once, but are seldom meant.
+func (l *linter) cycles() {
+	const (
+		fresh = iota
+		open
+		done
+	)
+	deps := l.set.Dependencies
+	color := make(map[*Dependency]int, len(deps))
+	var path []*Dependency
+	reported := map[*Dependency]bool{}
+	var visit func(d *Dependency)
+	visit = func(d *Dependency) {
+		color[d] = open
+		path = append(path, d)
+		for _, a := range d.Also {
+			for _, n := range deps {
+				if !n.appliesTo(a) {
+					continue
+				}
+				switch color[n] {
+				case fresh:
+					visit(n)
+				case open:
+					at := slices.Index(path, n)
+					if !reported[n] {
+						reported[n] = true
+						l.cycle(path[at:])
+					}
+				}
+			}
+		}
+		path = path[:len(path)-1]
+		color[d] = done
+	}
+	for _, d := range deps {
+		if color[d] == fresh {
+			visit(d)
+		}
+	}
+}
+
+func (l *linter) cycle(path []*Dependency) {
+	names := make([]string, 0, len(path)+1)
+	for _, d := range path {
+		names = append(names, d.Of.String())
+	}
+	names = append(names, path[0].Of.String())
+	l.warn(CodeCycle, path[0].pos, "take one of the dependencies out, if the circle is not meant",
+		"dependencies go in a circle: %s", strings.Join(names, " -> "))
+}

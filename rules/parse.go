@@ -1,0 +1,254 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lethe-cache/lethe/internal/keytext"
+)
+
+// Load reads one or several files as one set: namespaces must agree, names must
+// be unique across all of them. The error is Findings, or that of reading a
+// file.
+func Load(paths ...string) (*Set, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("load rules: no file given")
+	}
+	b := newBuilder()
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("load rules: %w", err)
+		}
+		b.file(p, data)
+	}
+	return b.finish()
+}
+
+// Parse reads one file's text; file is what findings call it. The error is
+// Findings: every mistake that can be found without a database, at once.
+func Parse(file string, data []byte) (*Set, error) {
+	b := newBuilder()
+	b.file(file, data)
+	return b.finish()
+}
+
+// builder collects files into a set.
+type builder struct {
+	set      *Set
+	findings Findings
+	d        *decoder // of the file at hand
+	env      *cel.Env // made for the first condition
+
+	namespaceAt place
+	namespaced  bool
+}
+
+func newBuilder() *builder { return &builder{set: &Set{Version: 1}} }
+
+var (
+	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm"}
+	topLater  = []string{"include", "defaults", "lint"}
+)
+
+func (b *builder) file(name string, data []byte) {
+	b.set.Files = append(b.set.Files, name)
+	b.d = &decoder{file: name, findings: &b.findings}
+	doc := b.d.document(data)
+	if doc == nil {
+		return
+	}
+	top, ok := b.d.mapping(doc, "the file", topFields, topLater)
+	if !ok {
+		return
+	}
+	b.version(top)
+	b.namespace(top)
+	if n := top.value("entries"); n != nil {
+		b.entries(n)
+	}
+	if n := top.value("rules"); n != nil {
+		b.sequence(n, "rules", b.rule)
+	}
+	if n := top.value("dependencies"); n != nil {
+		b.sequence(n, "dependencies", b.dependency)
+	}
+	if n := top.value("warm"); n != nil {
+		b.sequence(n, "warm", b.warm)
+	}
+}
+
+func (b *builder) version(top fields) {
+	n := top.required("version")
+	if n == nil {
+		return
+	}
+	var v int
+	if n.ShortTag() != "!!int" || n.Decode(&v) != nil || v != 1 {
+		b.d.errorf(CodeValue, b.d.place(n), "version must be 1, not %s", show(n))
+	}
+}
+
+var namespaceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+
+func (b *builder) namespace(top fields) {
+	n := top.at["namespace"]
+	if n == nil {
+		return
+	}
+	ns, at := "", b.d.place(n)
+	if !isNull(n) {
+		var ok bool
+		if ns, ok = b.d.text(n, "namespace"); !ok {
+			return
+		}
+	}
+	switch {
+	case strings.EqualFold(ns, "lethe"):
+		b.d.errorf(CodeNamespace, at, "namespace %q is Lethe's own: choose another", ns)
+		return
+	case ns != "" && !namespaceForm.MatchString(ns):
+		b.d.errorf(CodeNamespace, at, "namespace %s must be up to 63 letters, digits, \"_\", \"-\" and \".\"", show(n))
+		return
+	case b.namespaced && ns != b.set.Namespace:
+		b.d.errorf(CodeNamespace, at, "namespace %q differs from %q in %s", ns, b.set.Namespace, b.namespaceAt.file)
+		return
+	}
+	b.set.Namespace, b.namespaceAt, b.namespaced = ns, at, true
+}
+
+func (b *builder) sequence(n *yaml.Node, what string, each func(*yaml.Node)) {
+	n = resolve(n)
+	if n.Kind != yaml.SequenceNode {
+		b.d.errorf(CodeValue, b.d.place(n), "%q must be a list, not %s", what, kindName(n))
+		return
+	}
+	for _, item := range n.Content {
+		each(item)
+		b.d.subject = subject{}
+	}
+}
+
+// template reads a template from a scalar. single refuses {old.x} and {new.x}:
+// entries and dependencies have one row, not two.
+func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
+	text, ok := b.d.text(n, what)
+	if !ok {
+		return nil
+	}
+	n = resolve(n)
+	kt, err := keytext.Parse(text)
+	if err != nil {
+		at, code := b.d.textPlace(n), CodeTemplate
+		var se *keytext.SyntaxError
+		if errors.As(err, &se) {
+			at.col += se.Offset
+			if se.Unsupported {
+				code = CodeUnsupported
+			}
+		}
+		b.d.errorf(code, at, "%s: %s", what, err)
+		return nil
+	}
+	t := &Template{Template: kt, pos: b.d.textPlace(n)}
+	if !single {
+		return t
+	}
+	for i := range kt.Segments() {
+		if s := &kt.Segments()[i]; s.Side != keytext.Both {
+			b.d.errorf(CodeTemplate, t.segmentPlace(s), "%s: {old...} and {new...} have a meaning in rules only: there is one row here", what)
+			return nil
+		}
+	}
+	return t
+}
+
+func (b *builder) templates(n *yaml.Node, what string, single bool) []*Template {
+	items, ok := b.d.list(n, what)
+	if !ok {
+		return nil
+	}
+	var out []*Template
+	for _, item := range items {
+		t := b.template(item, what, single)
+		if t == nil {
+			continue
+		}
+		if slices.ContainsFunc(out, func(o *Template) bool { return o.String() == t.String() }) {
+			b.d.errorf(CodeDuplicate, t.pos, "%s: %q is there twice", what, t.String())
+			continue
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// finish links what was read and returns the set, or every error.
+func (b *builder) finish() (*Set, error) {
+	if len(b.findings) == 0 || !b.findings.HasErrors() {
+		if len(b.set.Rules) == 0 && len(b.set.Entries) == 0 {
+			b.findings = append(b.findings, Finding{
+				Code: CodeMissing, Severity: Error, File: b.set.Files[0], Line: 1, Col: 1,
+				Message: "neither entries nor rules: there is nothing to do",
+				Fix:     "add an entry and a rule; `lethe init` writes a first file from the live schema",
+			})
+		}
+	}
+	b.link()
+	b.findings = b.findings.sort()
+	if errs := b.findings.Errors(); len(errs) > 0 {
+		return nil, errs
+	}
+	b.set.warnings = b.findings
+	return b.set, nil
+}
+
+// link binds templates to classes, and checks what only the whole set shows.
+func (b *builder) link() {
+	s := b.set
+	s.index = newClassIndex(s.Entries)
+	for _, c := range s.Entries {
+		c.Key.Class, c.namespace = c, s.Namespace
+	}
+	for _, r := range s.Rules {
+		for _, k := range r.Keys {
+			if k.Class = s.index.byShape(k); k.Class != nil && r.Action == Rewarm {
+				k.Class.Rewarmed = true
+			}
+		}
+	}
+	for _, dep := range s.Dependencies {
+		dep.Of.Class = s.index.byShape(dep.Of)
+		for _, a := range dep.Also {
+			a.Class = s.index.byShape(a)
+		}
+	}
+	for _, w := range s.Warm {
+		b.findings = append(b.findings, Finding{
+			Code: CodeWarm, Severity: Warning, File: w.pos.file, Line: w.pos.line, Col: w.pos.col,
+			Entry: w.Entry, Message: "warm: this version does not warm entries; the declaration is kept for one that does",
+			Fix: "nothing has to be done: entries are filled when they are first asked for",
+		})
+		if s.Class(w.Entry) == nil {
+			b.findings = append(b.findings, Finding{
+				Code: CodeClass, Severity: Error, File: w.pos.file, Line: w.pos.line, Col: w.pos.col,
+				Message: fmt.Sprintf("warm: there is no entry %q%s", w.Entry, suggest(w.Entry, s.classNames())),
+			})
+		}
+	}
+}
+
+func (s *Set) classNames() []string {
+	names := make([]string, len(s.Entries))
+	for i, c := range s.Entries {
+		names[i] = c.Name
+	}
+	return names
+}

@@ -1,0 +1,299 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+var (
+	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "cascade", "strict", "owner", "description"}
+	ruleLater  = []string{"lookup", "debounce", "at", "if", "rewarm"}
+)
+
+func (b *builder) rule(n *yaml.Node) {
+	d := b.d
+	r := &Rule{pos: map[string]place{"": d.place(n)}, ordinal: len(b.set.Rules), On: OnAll,
+		Cascade: Cascade{Depth: CascadeDepthDefault}}
+	// The name first, so that every finding of the rule can carry it.
+	if raw := resolve(n); raw.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(raw.Content); i += 2 {
+			if v := resolve(raw.Content[i+1]); raw.Content[i].Value == "name" && v.Kind == yaml.ScalarNode {
+				d.subject.rule = v.Value
+			}
+		}
+	}
+	f, ok := d.mapping(n, "the rule", ruleFields, ruleLater)
+	if !ok {
+		return
+	}
+	for name, at := range f.keys {
+		r.pos[name] = at
+	}
+	b.ruleName(f, r)
+	if t := f.required("table"); t != nil {
+		b.ruleTable(t, r)
+	}
+	if v := f.value("on"); v != nil {
+		b.ruleOn(v, r)
+	}
+	before := len(b.findings)
+	if v := f.value("keys"); v != nil {
+		r.Keys = b.templates(v, "keys", false)
+	}
+	if v := f.value("tags"); v != nil {
+		b.ruleTags(v, r)
+	}
+	if len(r.Keys) == 0 && len(r.Tags) == 0 && len(b.findings) == before {
+		d.errorf(CodeMissing, r.pos[""], "the rule needs \"keys\" or \"tags\": otherwise it invalidates nothing")
+	}
+	if v := f.value("action"); v != nil {
+		b.ruleAction(v, r)
+	}
+	if v := f.value("cascade"); v != nil {
+		b.ruleCascade(v, r)
+	}
+	r.Strict = f.boolean("strict", false)
+	r.Owner, _ = f.text("owner")
+	r.Description, _ = f.text("description")
+	if v := f.value("when"); v != nil {
+		if text, ok := d.text(v, "when"); ok {
+			r.When = text
+			r.pos["when"] = d.textPlace(v)
+			b.ruleWhen(v, r)
+		}
+	}
+	b.set.Rules = append(b.set.Rules, r)
+}
+
+func (b *builder) ruleName(f fields, r *Rule) {
+	n := f.required("name")
+	if n == nil {
+		return
+	}
+	name, ok := b.d.text(n, "name")
+	if !ok {
+		return
+	}
+	at := b.d.place(n)
+	if name != strings.TrimSpace(name) || len(name) > 128 || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' }) {
+		b.d.errorf(CodeValue, at, "name must be one line of at most 128 bytes without spaces around it")
+	}
+	for _, o := range b.set.Rules {
+		if o.Name == name {
+			b.d.errorf(CodeDuplicate, at, "name is there twice (first in %s:%d)", o.pos["name"].file, o.pos["name"].line)
+		}
+	}
+	r.Name = name
+}
+
+func (b *builder) ruleTable(n *yaml.Node, r *Rule) {
+	text, ok := b.d.text(n, "table")
+	if !ok {
+		return
+	}
+	r.pos["table"] = b.d.textPlace(n)
+	parts, err := splitTable(text)
+	switch {
+	case err != nil || len(parts) > 2:
+		b.d.errorf(CodeValue, r.pos["table"], "table %q must be schema.name, with quotes where Postgres needs them", text)
+	case len(parts) == 1:
+		r.Schema, r.Table = "public", parts[0]
+	default:
+		r.Schema, r.Table = parts[0], parts[1]
+	}
+}
+
+// splitTable reads a qualified name as Postgres does, but for folding: tables
+// are most often written as they are called.
+func splitTable(s string) ([]string, error) {
+	var parts []string
+	for {
+		var part string
+		if strings.HasPrefix(s, `"`) {
+			end := 1
+			for {
+				i := strings.IndexByte(s[end:], '"')
+				if i < 0 {
+					return nil, fmt.Errorf("quote is not closed")
+				}
+				end += i + 1
+				if !strings.HasPrefix(s[end:], `"`) {
+					break
+				}
+				end++
+			}
+			part, s = strings.ReplaceAll(s[1:end-1], `""`, `"`), s[end:]
+		} else {
+			i := strings.IndexByte(s, '.')
+			if i < 0 {
+				i = len(s)
+			}
+			part, s = s[:i], s[i:]
+			if strings.ContainsAny(part, " \t\n\"'{}*") {
+				return nil, fmt.Errorf("a name like this needs quotes")
+			}
+		}
+		if part == "" || len(part) > 63 {
+			return nil, fmt.Errorf("empty or too long")
+		}
+		parts = append(parts, part)
+		if s == "" {
+			return parts, nil
+		}
+		if s[0] != '.' {
+			return nil, fmt.Errorf("text behind a quoted name")
+		}
+		s = s[1:]
+	}
+}
+
+func (b *builder) ruleOn(n *yaml.Node, r *Rule) {
+	items, ok := b.d.list(n, "on")
+	if !ok {
+		return
+	}
+	names := []string{"insert", "update", "delete", "truncate"}
+	var on Ops
+	for _, item := range items {
+		item = resolve(item)
+		i := slices.Index(names, item.Value)
+		if item.Kind != yaml.ScalarNode || i < 0 {
+			b.d.errorf(CodeValue, b.d.place(item), "\"on\" takes insert, update, delete and truncate, not %s%s", show(item), suggest(item.Value, names))
+			continue
+		}
+		if bit := Ops(1) << i; on&bit != 0 {
+			b.d.errorf(CodeDuplicate, b.d.place(item), "\"on\" has %s twice", names[i])
+		} else {
+			on |= bit
+		}
+	}
+	if len(items) == 0 {
+		b.d.errorf(CodeValue, b.d.place(n), "\"on\" is empty: the rule would never act")
+	}
+	if on&OnDelete != 0 {
+		on |= OnTruncate // TRUNCATE deletes every row
+	}
+	r.On = on
+}
+
+func (b *builder) ruleTags(n *yaml.Node, r *Rule) {
+	n = resolve(n)
+	if n.Kind != yaml.MappingNode {
+		for _, t := range b.templates(n, "tags", false) {
+			r.Tags = append(r.Tags, TagSet{All: []*Template{t}})
+		}
+		return
+	}
+	f, ok := b.d.mapping(n, "tags", []string{"all", "any"}, nil)
+	if !ok {
+		return
+	}
+	all, any := f.value("all"), f.value("any")
+	if (all == nil) == (any == nil) {
+		b.d.errorf(CodeValue, b.d.place(n), "\"tags\" takes a list, {any: [...]} or {all: [...]}")
+		return
+	}
+	if any != nil {
+		for _, t := range b.templates(any, "tags", false) {
+			r.Tags = append(r.Tags, TagSet{All: []*Template{t}})
+		}
+		return
+	}
+	if ts := b.templates(all, "tags", false); len(ts) > 0 {
+		r.Tags = append(r.Tags, TagSet{All: ts})
+	}
+}
+
+func (b *builder) ruleAction(n *yaml.Node, r *Rule) {
+	switch n.Value {
+	case "delete":
+	case "stale":
+		r.Action = Stale
+	case "rewarm":
+		r.Action = Rewarm
+	case "auto":
+		b.d.errorf(CodeUnsupported, b.d.place(n), "action \"auto\" is not supported by this version")
+	default:
+		b.d.errorf(CodeValue, b.d.place(n), "\"action\" must be delete, stale or rewarm, not %s%s", show(n), suggest(n.Value, []string{"delete", "stale", "rewarm"}))
+	}
+}
+
+func (b *builder) ruleCascade(n *yaml.Node, r *Rule) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!bool" {
+		var on bool
+		if n.Decode(&on) == nil && !on {
+			r.Cascade = Cascade{Bound: true}
+		}
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false or {depth: n}, not %s", show(n))
+		return
+	}
+	f, ok := b.d.mapping(n, "cascade", []string{"depth"}, []string{"stale_beyond", "when"})
+	if !ok || f.required("depth") == nil {
+		return
+	}
+	if depth, ok := f.integer("depth", 0, CascadeDepthMax); ok {
+		r.Cascade = Cascade{Depth: depth, Bound: true}
+	}
+}
+
+func (b *builder) dependency(n *yaml.Node) {
+	d := b.d
+	f, ok := d.mapping(n, "the dependency", []string{"of", "also"}, []string{"when", "stale_beyond"})
+	if !ok {
+		return
+	}
+	dep := &Dependency{pos: d.place(n)}
+	if v := f.required("of"); v != nil {
+		dep.Of = b.template(v, "of", true)
+	}
+	if v := f.required("also"); v != nil {
+		dep.Also = b.templates(v, "also", true)
+		if items, ok := d.list(v, "also"); ok && len(items) == 0 {
+			d.errorf(CodeValue, d.place(v), "\"also\" is empty")
+		}
+	}
+	if dep.Of == nil {
+		return
+	}
+	known := dep.Of.Columns()
+	if len(known) != dep.Of.Pattern().Placeholders() {
+		d.errorf(CodeTemplate, dep.Of.pos, "of: a placeholder of %q is there twice", dep.Of)
+	}
+	for _, t := range append([]*Template{dep.Of}, dep.Also...) {
+		for i := range t.Segments() {
+			s := &t.Segments()[i]
+			if s.Column != "" && !slices.Contains(known, s.Column) {
+				d.errorf(CodeTemplate, t.segmentPlace(s), "also: {%s} is no placeholder of %q%s", s.Column, dep.Of, suggest(s.Column, known))
+			}
+			if len(s.Filters) > 0 {
+				d.errorf(CodeTemplate, t.segmentPlace(s), "filters have no meaning in dependencies: the values are taken from a name as it is")
+			}
+		}
+	}
+	b.set.Dependencies = append(b.set.Dependencies, dep)
+}
+
+func (b *builder) warm(n *yaml.Node) {
+	d := b.d
+	f, ok := d.mapping(n, "warm", []string{"entry", "sql", "on_start", "every", "limit"}, []string{"cron", "at", "deadline", "prefetch"})
+	if !ok {
+		return
+	}
+	w := &Warm{pos: d.place(n), OnStart: f.boolean("on_start", false), Every: f.duration("every")}
+	f.integer("limit", 1, 1<<31-1)
+	if f.required("entry") != nil {
+		w.Entry, _ = f.text("entry")
+	}
+	if f.required("sql") != nil {
+		w.SQL, _ = f.text("sql")
+	}
+	if w.Entry != "" {
+		b.set.Warm = append(b.set.Warm, w)
+	}
+}

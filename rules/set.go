@@ -1,0 +1,272 @@
+// Package rules turns rules.yaml into a plan, and changes of the database into
+// what they invalidate.
+//
+// Parse and Load read the file and report every mistake at once, each with its
+// place. Set.Lint and Set.Check say what will go wrong later, the latter
+// against a live schema. Set.Compile makes a Plan; a Matcher of that plan takes
+// changes and appends the keys, tags and classes that they invalidate.
+package rules
+
+import (
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+)
+
+// Limits of a cascade that the file does not set.
+const (
+	// CascadeDepthDefault is how many edges a cascade follows where the rule
+	// does not say.
+	CascadeDepthDefault = 8
+	// CascadeDepthMax bounds what a rule may ask for.
+	CascadeDepthMax = 64
+)
+
+// Set is a parsed rules.yaml, or several merged. It is immutable after Parse.
+type Set struct {
+	// Files are the names that the set was read from, as given.
+	Files []string
+	// Version is the grammar's version: 1.
+	Version int
+	// Namespace is the prefix of every key and tag, without its colon; empty
+	// means that names stand as written.
+	Namespace string
+	// Entries are the classes of cache entries in the order of the file.
+	Entries []*Class
+	// Rules in the order of the file.
+	Rules []*Rule
+	// Dependencies are the static edges of the cascade.
+	Dependencies []*Dependency
+	// Warm is accepted and kept; this version does not warm.
+	Warm []*Warm
+
+	warnings Findings
+	index    classIndex
+}
+
+// Class is one class of cache entries.
+type Class struct {
+	// Name is the entry's name in the file.
+	Name string
+	// Key is the template of its keys.
+	Key *Template
+	// Mode says how values are stored.
+	Mode Mode
+	// TTL is the entry's life; 0 means that the file does not say, TTLNever
+	// that it has none.
+	TTL time.Duration
+	// NegativeTTL is the life of "there is no such row"; 0 is not said.
+	NegativeTTL time.Duration
+	// MaxStale bounds the watermark's age for the client; 0 is not said.
+	MaxStale time.Duration
+	// Tags are the names that a value depends on, rendered from the loaded row.
+	Tags []*Template
+	// Keep asks for the keep variant on invalidation: the class's writers
+	// refresh the entry themselves.
+	Keep bool
+	// Versions are the value versions that live at the same time, ascending.
+	// Version 1 is the bare name, version n > 1 is name@n. Default [1].
+	Versions []int
+	// MaxValue is the greatest size of a value in bytes; 0 is not said.
+	MaxValue int64
+	// L1 is false if values of the class stay out of the process's cache.
+	L1 bool
+	// Load is how Lethe itself reads values of the class, nil if it can not.
+	Load *Loader
+
+	Owner, Description string
+
+	// Rewarmed is true if some rule with action rewarm names the class.
+	Rewarmed bool
+
+	namespace string
+	pos       place
+	ordinal   int
+}
+
+// TTLNever is the TTL of an entry that says `ttl: never`.
+const TTLNever = time.Duration(-1)
+
+// Mode says how the values of a class are stored.
+type Mode byte
+
+// The modes of a class.
+const (
+	// Exact values carry a header; the whole protocol holds for them.
+	Exact Mode = iota
+	// Plain values are raw bytes that any program reads with GET.
+	Plain
+)
+
+// String names the mode as the file does.
+func (m Mode) String() string {
+	if m == Plain {
+		return "plain"
+	}
+	return "exact"
+}
+
+// Loader is how values of a class are read, many at once.
+type Loader struct {
+	// SQL selects by the arrays @name, one for each placeholder of the key.
+	SQL string
+	// Params are the placeholders of the key that the statement names, in
+	// the order of their first use.
+	Params []string
+
+	pos place
+}
+
+// Action is what becomes of an entry that is invalidated.
+type Action byte
+
+// The actions of a rule.
+const (
+	// Delete unlinks the entry.
+	Delete Action = iota
+	// Stale keeps the value for readers that accept stale ones.
+	Stale
+	// Rewarm asks for the entry to be filled again; until a warmer does it,
+	// the entry is forgotten.
+	Rewarm
+)
+
+// String names the action as the file does.
+func (a Action) String() string {
+	switch a {
+	case Stale:
+		return "stale"
+	case Rewarm:
+		return "rewarm"
+	}
+	return "delete"
+}
+
+// Ops is a set of operations.
+type Ops byte
+
+// The operations that a rule may name in `on`.
+const (
+	OnInsert Ops = 1 << iota
+	OnUpdate
+	OnDelete
+	OnTruncate
+
+	OnAll = OnInsert | OnUpdate | OnDelete | OnTruncate
+)
+
+// Has reports whether the set contains the operation of a change.
+func (o Ops) Has(op change.Op) bool { return o&opBit(op) != 0 }
+
+func opBit(op change.Op) Ops {
+	switch op {
+	case change.Insert:
+		return OnInsert
+	case change.Update:
+		return OnUpdate
+	case change.Delete:
+		return OnDelete
+	case change.Truncate:
+		return OnTruncate
+	}
+	return 0
+}
+
+// Cascade says how far a rule's invalidation follows dependencies.
+type Cascade struct {
+	// Depth is the number of edges; 0 is off.
+	Depth int
+	// Bound is true if the file gave the depth: nothing beyond it is touched.
+	// Otherwise what lies beyond the default depth has its classes raised.
+	Bound bool
+}
+
+// Rule says which changes of a table matter, and what they invalidate.
+type Rule struct {
+	// Name is unique; it names metrics, logs and explanations.
+	Name string
+	// Schema and Table name the table, unquoted.
+	Schema, Table string
+	// On are the operations that matter. OnDelete implies OnTruncate.
+	On Ops
+	// When is the condition's text; empty means always.
+	When string
+	// Keys are rendered for the old and the new row.
+	Keys []*Template
+	// Tags are purged, each alternative by itself; see TagSet.
+	Tags []TagSet
+	// Action is what becomes of the entries.
+	Action Action
+	// Cascade bounds how far dependencies are followed.
+	Cascade Cascade
+	// Strict raises a key's class when the log does not carry an old value
+	// that the key needs.
+	Strict bool
+
+	Owner, Description string
+
+	pos     map[string]place
+	ordinal int
+	cond    *condition
+}
+
+// QualifiedTable is schema.name, unquoted, as change.Table has it.
+func (r *Rule) QualifiedTable() string { return r.Schema + "." + r.Table }
+
+// TagSet is one purge of a rule: a single tag, or several of which an entry
+// must carry all.
+type TagSet struct {
+	// All has one template for a plain tag, more for `all: [...]`.
+	All []*Template
+}
+
+// Dependency is a static edge of the cascade: whatever invalidates a name of
+// the form Of also invalidates each of Also.
+type Dependency struct {
+	Of   *Template
+	Also []*Template
+
+	pos place
+}
+
+// Warm is a declared warm-up. It is accepted, but this version does not warm.
+type Warm struct {
+	Entry   string
+	SQL     string
+	OnStart bool
+	Every   time.Duration
+
+	pos place
+}
+
+// TableUse is what the rules need of one table.
+type TableUse struct {
+	Schema, Name string
+	// Columns that rules read, sorted. The replica identity is not added.
+	Columns []string
+	// OldColumns are those whose old value some rule needs, sorted.
+	OldColumns []string
+	// Ops that rules name.
+	Ops Ops
+}
+
+// QualifiedName is schema.name, unquoted.
+func (t TableUse) QualifiedName() string { return t.Schema + "." + t.Name }
+
+// Class returns the class of that name, or nil.
+func (s *Set) Class(name string) *Class {
+	for _, c := range s.Entries {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// FullName puts the namespace before a rendered name.
+func (s *Set) FullName(name string) string {
+	if s.Namespace == "" {
+		return name
+	}
+	return s.Namespace + ":" + name
+}
