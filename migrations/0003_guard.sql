@@ -69,7 +69,7 @@ AS $$
                          'identity', m.relreplident,
                          'usable', m.relreplident = 'f' OR i.indexrelid IS NOT NULL,
                          'names', (SELECT coalesce(jsonb_agg(a.attname), '[]') FROM pg_attribute a
-                                   WHERE a.attrelid = m.oid AND a.attnum = ANY (i.indkey)))
+                                   WHERE a.attrelid = m.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])))
                      FROM pg_class m
                      LEFT JOIN pg_index i ON i.indrelid = m.oid AND i.indisvalid AND i.indisunique
                          AND i.indimmediate AND i.indpred IS NULL
