@@ -58,7 +58,7 @@ func (l *log) last(t *testing.T) int64 {
 	return last
 }
 
-func TestServerKafkaKeepsItsData(t *testing.T) {
+func TestKafkaKeepsItsData(t *testing.T) {
 	t.Parallel()
 	k := harness.NewKafka(t, servers.KafkaConfig{})
 	t.Log(k)
@@ -92,7 +92,7 @@ func TestServerKafkaKeepsItsData(t *testing.T) {
 	}
 }
 
-func TestServerKafkaOfThreeBrokersLosesOne(t *testing.T) {
+func TestKafkaOfThreeBrokersLosesOne(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short: three brokers take 1.1 GB")
 	}

@@ -70,7 +70,7 @@ func TestServerPostgresRestartsOnItsPortAndData(t *testing.T) {
 	}
 }
 
-func TestServerStandbyFollowsAndIsPromoted(t *testing.T) {
+func TestServerPostgresStandbyFollowsAndIsPromoted(t *testing.T) {
 	t.Parallel()
 	p := harness.NewPostgres(t, servers.PostgresConfig{})
 	if err := p.Exec(t.Context(), "postgres", "CREATE TABLE a (n int); INSERT INTO a VALUES (1)"); err != nil {

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -80,8 +81,8 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Refuse, while on, resets open connections and every new one at once: a server
-// that is down.
+// Refuse resets open connections and, as long as it is on, every new one at
+// once: a server that is down.
 func (p *Proxy) Refuse(on bool) {
 	p.set(func() { p.refuse = on })
 	if on {
@@ -89,9 +90,9 @@ func (p *Proxy) Refuse(on bool) {
 	}
 }
 
-// Blackhole, while on, lets nothing through in either direction and keeps all
-// connections open, new ones too: a half-open network. What was sent meanwhile
-// goes through when it is turned off.
+// Blackhole lets nothing through in either direction as long as it is on, and
+// keeps all connections open, new ones too: a half-open network. What was sent
+// meanwhile goes through when it is turned off.
 func (p *Proxy) Blackhole(on bool) { p.set(func() { p.hole = on }) }
 
 // Delay holds every piece of data for d in either direction; 0 turns it off.
@@ -185,7 +186,7 @@ func (p *Proxy) copy(c *pair, dst, src net.Conn) {
 				return
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if tcp, ok := dst.(*net.TCPConn); ok && p.pass(c) {
 				_ = tcp.CloseWrite()
 			}

@@ -41,7 +41,7 @@ func ask(t *testing.T, addr, cmd string) string {
 	return strings.TrimLeft(strings.TrimSpace(line), "+:")
 }
 
-func TestServerRedisRestartsOnItsPort(t *testing.T) {
+func TestRedisRestartsOnItsPort(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRedis(t, servers.RedisConfig{Args: []string{"--appendonly", "yes", "--appendfsync", "always"}})
 	addr := r.Addr()
@@ -70,7 +70,7 @@ func TestServerRedisRestartsOnItsPort(t *testing.T) {
 	}
 }
 
-func TestServerRedisCluster(t *testing.T) {
+func TestRedisCluster(t *testing.T) {
 	t.Parallel()
 	c := harness.NewRedisCluster(t, 3)
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs()})
@@ -106,7 +106,7 @@ func TestServerRedisCluster(t *testing.T) {
 	})
 }
 
-func TestServerRedisClusterFailsOver(t *testing.T) {
+func TestRedisClusterFailsOver(t *testing.T) {
 	t.Parallel()
 	c := harness.NewReplicatedRedisCluster(t, 3)
 	c.Masters[0].Kill()
@@ -118,7 +118,7 @@ func TestServerRedisClusterFailsOver(t *testing.T) {
 	})
 }
 
-func TestServerSentinelFailsOver(t *testing.T) {
+func TestSentinelFailsOver(t *testing.T) {
 	t.Parallel()
 	master := harness.NewRedis(t, servers.RedisConfig{})
 	replica := harness.NewRedisReplica(t, master)

@@ -1,0 +1,81 @@
+# `make` lists the targets. Every one needs Go and nothing else; what a target
+# wants beside it is installed, downloaded or left out with a line that says so.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# The race detector needs a C compiler; `make setup` says so if there is none.
+race = $$([ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race || true)
+FUZZTIME ?= 30s
+VERSIONS ?= 14 15 16 17 18
+BENCHFLAGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## throwaway Postgres and Redis, a shop under load, and the stale-set race refused
+	@go run ./cmd/lethe demo
+
+.PHONY: build
+build: ## bin/lethe, static
+	CGO_ENABLED=0 go build -trimpath -o bin/lethe ./cmd/lethe
+
+.PHONY: generate
+generate: ## run go generate
+	go generate ./...
+
+.PHONY: setup
+setup: ## install and download what the tests run on (Debian packages only as root)
+	@go run ./internal/setup
+
+.PHONY: test
+test: setup check test-race test-versions fuzz ## everything that CI runs: setup, checks, tests, Postgres 14 to 18, fuzzing
+
+.PHONY: check
+check: ## go vet, gofmt, and golangci-lint if it is on PATH
+	go vet ./...
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; \
+	else echo "lint: golangci-lint is not on PATH: left out (make lint fetches it)"; fi
+
+.PHONY: lint
+lint: ## golangci-lint, fetched if it is not on PATH
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; \
+	else go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run; fi
+
+.PHONY: test-race
+test-race: ## all tests under the race detector, on the system's Postgres
+	go test $(race) -timeout 15m ./...
+
+# One shard for each version: the tests whose name says that the server's version
+# matters. The rest would only be repeated.
+.PHONY: test-versions
+test-versions: ## tests named TestServer... on each embedded Postgres
+	@packages=$$(grep -rl --include='*_test.go' '^func TestServer' . | xargs -n1 dirname | sort -u); \
+	for version in $(VERSIONS); do \
+		echo "go test -run '^TestServer' on Postgres $$version"; \
+		LETHE_TEST_POSTGRES=$$version go test $(race) -timeout 10m -run '^TestServer' $$packages; \
+	done
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@go run ./internal/fuzz -time $(FUZZTIME)
+
+.PHONY: bench-quick
+bench-quick: ## the main ratios in about two minutes
+	@go run ./bench -quick $(BENCHFLAGS)
+
+.PHONY: bench
+bench: ## all ratios at full size
+	@go run ./bench $(BENCHFLAGS)
+
+.PHONY: compose-check
+compose-check: ## check docker-compose.yml where docker compose is there
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet && echo "docker-compose.yml is valid"; \
+	else echo "compose-check: docker compose is not on this machine: left out"; fi

@@ -1,0 +1,152 @@
+// Command setup makes a machine ready for the tests and says, one line to each
+// server, what they will run on and what is left out.
+//
+// As root on Debian it installs PostgreSQL (with pgbench and the other client
+// programs), Redis and a C compiler (for the race detector), whichever is
+// missing. For everybody it downloads the embedded Postgres versions and Kafka's
+// jars into the cache. What it cannot get is left out and is no error: the
+// harness skips the tests that need it.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/lethe-cache/lethe/internal/servers"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := setup(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "setup:", err)
+		os.Exit(1)
+	}
+}
+
+func setup(ctx context.Context) error {
+	if packages := missing(ctx); len(packages) > 0 {
+		if err := install(ctx, packages); err != nil {
+			say("packages", "%s not installed: %v", strings.Join(packages, ", "), err)
+		} else {
+			say("packages", "installed %s", strings.Join(packages, ", "))
+		}
+	}
+
+	postgres, err := servers.FindPostgres(ctx, servers.Debian)
+	report("postgres", postgres, err, "tests run on the embedded one; those that need pgbench or other client programs are left out")
+	for _, version := range servers.EmbeddedVersions() {
+		line, err := servers.FindPostgres(ctx, version)
+		report("postgres", line, err, "tests on Postgres "+version+" are left out")
+	}
+	redis, err := servers.FindRedis()
+	report("redis", redis, err, "tests on a real Redis are left out")
+	kafka, err := servers.FindKafka(ctx)
+	report("kafka", kafka, err, "tests run on kfake, in the process; those that stop a broker are left out")
+	if _, err := exec.LookPath(compiler()); err != nil {
+		say("race", "no C compiler (%s): tests run without the race detector", compiler())
+	}
+	return ctx.Err()
+}
+
+func say(what, format string, args ...any) {
+	fmt.Printf("setup: %-9s %s\n", what+":", fmt.Sprintf(format, args...))
+}
+
+// report prints the server that was found or what goes without it.
+func report(what, found string, err error, without string) {
+	if err != nil {
+		found = without + " (" + firstLine(err) + ")"
+	}
+	say(what, "%s", found)
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// compiler is the C compiler that cgo, and so the race detector, would use.
+func compiler() string {
+	if cc := os.Getenv("CC"); cc != "" {
+		return cc
+	}
+	return "gcc"
+}
+
+// missing lists the Debian packages of what the tests want and this machine has
+// not.
+func missing(ctx context.Context) []string {
+	var packages []string
+	if _, err := servers.FindPostgres(ctx, servers.Debian); err != nil {
+		packages = append(packages, "postgresql")
+	}
+	if _, err := servers.FindRedis(); err != nil {
+		packages = append(packages, "redis-server")
+	}
+	if _, err := exec.LookPath(compiler()); err != nil {
+		packages = append(packages, "gcc", "libc6-dev")
+	}
+	return packages
+}
+
+// install runs apt-get. The error says why not, in a few words.
+func install(ctx context.Context, packages []string) error {
+	apt, err := exec.LookPath("apt-get")
+	if err != nil {
+		return errors.New("no apt-get on this machine")
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("that takes root")
+	}
+	allow, err := forbidServices()
+	if err != nil {
+		return err
+	}
+	defer allow()
+	for _, args := range [][]string{
+		{"update", "-q"},
+		append([]string{"install", "-q", "-y", "--no-install-recommends"}, packages...),
+	} {
+		cmd := exec.CommandContext(ctx, apt, args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, lastLine(out))
+		}
+	}
+	return nil
+}
+
+func lastLine(out []byte) string {
+	out = bytes.TrimSpace(out)
+	return string(out[bytes.LastIndexByte(out, '\n')+1:])
+}
+
+// policyFile is what Debian's packages ask before they start their service.
+const policyFile = "/usr/sbin/policy-rc.d"
+
+// forbidServices keeps the packages from starting a Postgres and a Redis that
+// nobody asked for, until allow is called. A policy that the machine's owner
+// has set stays as it is.
+func forbidServices() (allow func(), err error) {
+	f, err := os.OpenFile(policyFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keep services from starting: %w", err)
+	}
+	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
+	if err = errors.Join(err, f.Close(), os.Chmod(policyFile, 0o755)); err != nil {
+		return nil, errors.Join(err, os.Remove(policyFile))
+	}
+	return func() { _ = os.Remove(policyFile) }, nil
+}
