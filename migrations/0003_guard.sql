@@ -23,6 +23,7 @@ ALTER FUNCTION lethe.source() OWNER TO CURRENT_USER;
 -- guard acts with its owner's rights and must not be led to the publications of
 -- somebody else.
 CREATE TABLE lethe.publications (name name PRIMARY KEY);
+GRANT SELECT ON lethe.publications TO PUBLIC;
 COMMENT ON TABLE lethe.publications IS 'Lethe: publications that the guard looks after';
 
 CREATE FUNCTION lethe.guard_publication(publication name) RETURNS void

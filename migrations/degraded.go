@@ -36,7 +36,6 @@ func grant(ctx context.Context, conn *pgx.Conn, opts Options) error {
 	for _, g := range []struct{ object, sql string }{
 		{"lethe.source", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.source TO " + role},
 		{"lethe.dead_letters", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.dead_letters TO " + role},
-		{"lethe.publications", "GRANT SELECT ON lethe.publications TO " + role},
 	} {
 		var exists bool
 		if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, g.object).Scan(&exists); err != nil {
