@@ -1,0 +1,282 @@
+package warmer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/lethe-cache/lethe/cdc/source"
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/keytext"
+	"github.com/lethe-cache/lethe/rules"
+)
+
+// Defaults of LoaderConfig.
+const (
+	ConcurrencyDefault      = 4
+	BatchDefault            = 500
+	StatementTimeoutDefault = 10 * time.Second
+	applicationName         = "lethe"
+)
+
+// Errors of a Loader.
+var (
+	// ErrNotPrimary: the server is in recovery. What a standby shows is not
+	// what a fill with a primary's stamp may hold.
+	ErrNotPrimary = errors.New("server is not a primary")
+	// ErrNoLoader: the class has no load.sql.
+	ErrNoLoader = errors.New("class has no loader")
+)
+
+// LoaderConfig says where values are read.
+type LoaderConfig struct {
+	// URL is an ordinary connection to the primary, without a transaction
+	// pooler between.
+	URL string
+	// Concurrency bounds the loads that run at a time, Batch the rows that one
+	// asks for.
+	Concurrency, Batch int
+	// StatementTimeout bounds each statement on the server's side.
+	StatementTimeout time.Duration
+}
+
+func (c LoaderConfig) withDefaults() LoaderConfig {
+	if c.Concurrency <= 0 {
+		c.Concurrency = ConcurrencyDefault
+	}
+	if c.Batch <= 0 {
+		c.Batch = BatchDefault
+	}
+	if c.StatementTimeout <= 0 {
+		c.StatementTimeout = StatementTimeoutDefault
+	}
+	return c
+}
+
+// Loader reads values of entries from the primary. It is safe for concurrent
+// use; more than Concurrency loads wait for each other.
+type Loader struct {
+	pool *pgxpool.Pool
+	cfg  LoaderConfig
+}
+
+// OpenLoader makes a Loader. It does not connect: a database that is away shows
+// when values are asked for.
+func OpenLoader(ctx context.Context, cfg LoaderConfig) (*Loader, error) {
+	cfg = cfg.withDefaults()
+	pc, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("open loader: %w", redact(err, cfg.URL))
+	}
+	pc.MaxConns = int32(cfg.Concurrency)
+	// Values are read in Postgres's text form, which must not depend on how
+	// the role or the database is set up; and nothing is written, so that no
+	// load ever sees data of its own that may be rolled back.
+	for name, value := range map[string]string{
+		"application_name":              applicationName,
+		"bytea_output":                  "hex",
+		"client_encoding":               "UTF8",
+		"DateStyle":                     "ISO, YMD",
+		"default_transaction_isolation": "read committed",
+		"default_transaction_read_only": "on",
+		"extra_float_digits":            "1",
+		"IntervalStyle":                 "postgres",
+		"lock_timeout":                  fmt.Sprint(cfg.StatementTimeout.Milliseconds()),
+		"statement_timeout":             fmt.Sprint(cfg.StatementTimeout.Milliseconds()),
+		"synchronous_commit":            "local",
+		"TimeZone":                      "UTC",
+	} {
+		pc.ConnConfig.RuntimeParams[name] = value
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("open loader: %w", err)
+	}
+	return &Loader{pool: pool, cfg: cfg}, nil
+}
+
+// redact keeps a password out of an error about the URL it stands in.
+func redact(err error, raw string) error {
+	if u, parseErr := url.Parse(raw); parseErr == nil && u.User != nil {
+		if password, ok := u.User.Password(); ok && password != "" {
+			return errors.New(strings.ReplaceAll(err.Error(), password, "xxxxx"))
+		}
+	}
+	return err
+}
+
+// Close closes the connections, after the loads that run.
+func (l *Loader) Close() { l.pool.Close() }
+
+// Loaded are the values of some entries, each at the index of its name.
+type Loaded struct {
+	// Values are one line of JSON each; nil where there is no row.
+	Values [][]byte
+	// Tags are full names, rendered from the row.
+	Tags [][]string
+	// Source is where they were read: a primary, without an era.
+	Source change.Source
+}
+
+// InsertLSN reads where the primary writes now. It errs if the server is in
+// recovery, or not of that source (its era is not looked at; the zero Source is
+// any).
+func (l *Loader) InsertLSN(ctx context.Context, of change.Source) (change.LSN, error) {
+	in, err := source.Read(ctx, l.pool)
+	if err != nil {
+		return 0, fmt.Errorf("read insert LSN: %w", err)
+	}
+	if in.InRecovery {
+		return 0, fmt.Errorf("read insert LSN: %w", ErrNotPrimary)
+	}
+	if of.SystemID != 0 && (in.SystemID != of.SystemID || in.Timeline != of.Timeline) {
+		return 0, fmt.Errorf("read insert LSN: the server is system %d timeline %d, the log is of %d/%d", in.SystemID, in.Timeline, of.SystemID, of.Timeline)
+	}
+	return in.Insert, nil
+}
+
+// Load reads the values of entries by their full names, which must be of the
+// class. Each batch is one transaction, begun after Load was called; all of
+// them read the same server, or Load errs.
+func (l *Loader) Load(ctx context.Context, set *rules.Set, class *rules.Class, names []string) (Loaded, error) {
+	if class.Load == nil {
+		return Loaded{}, fmt.Errorf("load entry %q: %w", class.Name, ErrNoLoader)
+	}
+	out := Loaded{Values: make([][]byte, len(names)), Tags: make([][]string, len(names))}
+	for start := 0; start < len(names); start += l.cfg.Batch {
+		end := min(start+l.cfg.Batch, len(names))
+		b := newRequest(set, class, names[start:end], out.Values[start:end], out.Tags[start:end])
+		src, err := l.load(ctx, b, 0, len(b.names))
+		if err != nil {
+			return Loaded{}, fmt.Errorf("load entry %q: %w", class.Name, err)
+		}
+		if start > 0 && src != out.Source {
+			return Loaded{}, fmt.Errorf("load entry %q: the primary changed from %+v to %+v meanwhile", class.Name, out.Source, src)
+		}
+		out.Source = src
+	}
+	return out, nil
+}
+
+// request is one batch of a load.
+type request struct {
+	set    *rules.Set
+	class  *rules.Class
+	names  []string
+	values [][]byte
+	tags   [][]string
+	// args are the values of each placeholder, by its name; ok tells which
+	// names have the form of the class's key at all.
+	args map[string][]string
+	ok   []bool
+}
+
+func newRequest(set *rules.Set, class *rules.Class, names []string, values [][]byte, tags [][]string) *request {
+	r := &request{set: set, class: class, names: names, values: values, tags: tags, args: map[string][]string{}, ok: make([]bool, len(names))}
+	placeholders := class.Key.Placeholders()
+	filters := placeholderFilters(class.Key.Template)
+	for i, name := range names {
+		captures, ok := class.Captures([]byte(name))
+		r.ok[i] = ok
+		for j, p := range placeholders {
+			if len(r.args[p]) > i {
+				continue // named twice in the key
+			}
+			value := ""
+			if ok {
+				value = unfilter(captures[j], filters[j])
+			}
+			r.args[p] = append(r.args[p], value)
+		}
+	}
+	return r
+}
+
+func placeholderFilters(t *keytext.Template) [][]keytext.Filter {
+	var filters [][]keytext.Filter
+	for _, s := range t.Segments() {
+		if s.Column != "" {
+			filters = append(filters, s.Filters)
+		}
+	}
+	return filters
+}
+
+// unfilter undoes what can be undone; a loader of a key with other filters has
+// to compare with the same ones applied.
+func unfilter(value string, filters []keytext.Filter) string {
+	if slices.Contains(filters, keytext.URLEncode) {
+		if plain, err := url.PathUnescape(value); err == nil {
+			return plain
+		}
+	}
+	return value
+}
+
+// load reads names[from:to]. A value that the statement can not even parse
+// ("abc" for an integer) fails the whole statement, so the batch is halved
+// until that name stands alone: nobody's row has such a key.
+func (l *Loader) load(ctx context.Context, r *request, from, to int) (change.Source, error) {
+	src, err := l.loadOnce(ctx, r, from, to)
+	var pgErr *pgconn.PgError
+	if err == nil || !errors.As(err, &pgErr) || !strings.HasPrefix(pgErr.Code, "22") {
+		return src, err
+	}
+	if to-from == 1 {
+		return l.identify(ctx)
+	}
+	middle := (from + to) / 2
+	if src, err = l.load(ctx, r, from, middle); err != nil {
+		return src, err
+	}
+	second, err := l.load(ctx, r, middle, to)
+	if err == nil && second != src {
+		err = fmt.Errorf("the primary changed from %+v to %+v meanwhile", src, second)
+	}
+	return second, err
+}
+
+func (l *Loader) identify(ctx context.Context) (change.Source, error) {
+	in, err := source.Read(ctx, l.pool)
+	if err == nil && in.InRecovery {
+		err = ErrNotPrimary
+	}
+	return in.Source(), err
+}
+
+// loadOnce runs the statement in a transaction of its own, in which the server
+// also says who it is: behind a balancer the next statement may be elsewhere.
+func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (src change.Source, err error) {
+	args := pgx.NamedArgs{}
+	for name, values := range r.args {
+		args[name] = string(appendLiteral(nil, values[from:to]))
+	}
+	err = pgx.BeginTxFunc(ctx, l.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		in, err := source.Read(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if in.InRecovery {
+			return ErrNotPrimary
+		}
+		src = in.Source()
+		rows, err := tx.Query(ctx, r.class.Load.SQL, pgx.QueryResultFormats{pgx.TextFormatCode}, args)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		if err := r.read(rows, from, to); err != nil {
+			return err
+		}
+		return rows.Err()
+	})
+	return src, err
+}
