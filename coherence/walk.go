@@ -1,0 +1,120 @@
+package coherence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// walkCount is how many keys a step of a walk looks at.
+const walkCount = 1000
+
+// walkTries bounds how often a walk begins again because slots moved.
+const walkTries = 5
+
+// Walk unlinks every key that matches one of the glob patterns, and every
+// ticket of one: how a raise reaches plain values, which carry no generation.
+// It is called after the record was raised. A ticket that was there when the
+// walk began is found; a later one belongs to a reader who knew the raise.
+//
+// Patterns are full names in the syntax of SCAN, literals escaped. Lethe's own
+// keys are never touched, whatever matches. progress, which may be nil, is
+// called by one goroutine at a time with the totals so far. Blocks for as long
+// as it takes to scan every master; after an error it is repeated whole.
+func (s *Store) Walk(ctx context.Context, patterns []string, progress func(scanned, unlinked int)) error {
+	if len(patterns) == 0 {
+		return nil
+	}
+	var match []string
+	for _, p := range patterns {
+		match = append(match, p, "{"+p+"}:t", "lethe:t:{*}:"+p)
+		if !strings.HasSuffix(p, "*") || strings.HasSuffix(p, `\*`) {
+			match = append(match, p+":t") // tickets of names with a hash tag
+		}
+	}
+	w := walk{s: s, match: match, progress: progress}
+	for range walkTries {
+		before, err := s.topology(ctx)
+		if err != nil {
+			return fmt.Errorf("walk: %w", err)
+		}
+		if err := w.masters(ctx, before); err != nil {
+			return fmt.Errorf("walk: %w", err)
+		}
+		after, err := s.topology(ctx)
+		if err != nil {
+			return fmt.Errorf("walk: %w", err)
+		}
+		// A slot that moved may have moved from a master that was not walked
+		// yet to one that was.
+		if slices.EqualFunc(before, after, func(a, b master) bool { return a.node == b.node && slices.Equal(a.ranges, b.ranges) }) {
+			return nil
+		}
+	}
+	return errors.New("walk: the slots of the cluster keep moving")
+}
+
+type walk struct {
+	s        *Store
+	match    []string
+	progress func(scanned, unlinked int)
+
+	mu                sync.Mutex
+	scanned, unlinked int
+}
+
+func (w *walk) masters(ctx context.Context, masters []master) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(masters))
+	for i, m := range masters {
+		wg.Go(func() {
+			for _, pattern := range w.match {
+				if errs[i] = w.one(ctx, m.node, pattern); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (w *walk) one(ctx context.Context, n *node, pattern string) error {
+	var cursor uint64
+	for {
+		if err := n.state(ctx); err != nil {
+			return err
+		}
+		keys, next, err := n.client.Scan(ctx, cursor, pattern, walkCount).Result()
+		if err != nil {
+			return fmt.Errorf("scan %s: %w", n.name, err)
+		}
+		units := make([]unit, 0, len(keys))
+		for _, key := range keys {
+			if strings.HasPrefix(key, "lethe:") && !strings.HasPrefix(key, "lethe:t:") {
+				continue
+			}
+			units = append(units, unit{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx, "unlink", key, w.s.layout.Ticket(key))}})
+		}
+		if err := w.s.do(ctx, units); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		w.scanned += walkCount
+		for _, u := range units {
+			w.unlinked += int(u.cmds[0].(*redis.IntCmd).Val())
+		}
+		if w.progress != nil {
+			w.progress(w.scanned, w.unlinked)
+		}
+		w.mu.Unlock()
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package coherence
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/redis/go-redis/v9"
+)
+
+// ReadWatermarks returns what a worker partition has left on each master, and
+// who that master is now. One that is Lost, or below what the log says was
+// confirmed, asks for the redo of a lost node.
+func (s *Store) ReadWatermarks(ctx context.Context, partition int) ([]Watermark, error) {
+	masters, err := s.topology(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read watermarks: %w", err)
+	}
+	marks := make([]Watermark, len(masters))
+	units := make([]unit, len(masters))
+	for i, m := range masters {
+		marks[i] = Watermark{Node: m.node.name, LeastSlot: m.least()}
+		// Asked, not remembered: this is what the caller compares.
+		if marks[i].Current, err = s.askRunID(ctx, m.node); err != nil {
+			return nil, fmt.Errorf("read watermarks: %w", err)
+		}
+		key := s.layout.Watermark(m.least())
+		units[i] = unit{key: key, cmds: []redis.Cmder{redis.NewStringCmd(ctx, "hget", key, strconv.Itoa(partition))}}
+	}
+	if err := s.do(ctx, units); err != nil {
+		return nil, fmt.Errorf("read watermarks: %w", err)
+	}
+	for i := range marks {
+		text := units[i].cmds[0].(*redis.StringCmd).Val()
+		if text == "" {
+			continue
+		}
+		position, runID, _ := strings.Cut(text, "|")
+		if marks[i].Position, err = change.ParsePosition(position); err != nil {
+			return nil, fmt.Errorf("read watermark of partition %d on %s: %w", partition, marks[i].Node, err)
+		}
+		marks[i].Found, marks[i].RunID = true, runID
+	}
+	return marks, nil
+}
+
+// WriteWatermarks leaves a partition's watermark on every master, under the
+// run_id that the caller's commands went to. It is called after the replies of
+// everything below p: broadcasts and sweeps included. What stands under the
+// same run_id is never lowered.
+func (s *Store) WriteWatermarks(ctx context.Context, partition int, p change.Position) error {
+	masters, err := s.topology(ctx)
+	if err != nil {
+		return fmt.Errorf("write watermarks: %w", err)
+	}
+	units := make([]unit, len(masters))
+	for i, m := range masters {
+		key := s.layout.Watermark(m.least())
+		m.node.mu.Lock()
+		id := m.node.known
+		if redo, ok := ctx.Value(redoKey(m.node.name)).(*NodeLostError); ok {
+			id = redo.New
+		}
+		m.node.mu.Unlock()
+		units[i] = unit{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx,
+			s.evalArgs(scriptWatermark, key+":spare", []string{key}, partition, p.Append(nil), id)...)}}
+	}
+	if err := s.do(ctx, units); err != nil {
+		return fmt.Errorf("write watermarks of partition %d: %w", partition, err)
+	}
+	return nil
+}
