@@ -34,7 +34,7 @@ func main() {
 
 func setup(ctx context.Context) error {
 	if packages := missing(ctx); len(packages) > 0 {
-		if err := install(ctx, packages); err != nil {
+		if err := install(ctx, packages, policyFile); err != nil {
 			say("packages", "%s not installed: %v", strings.Join(packages, ", "), err)
 		} else {
 			say("packages", "installed %s", strings.Join(packages, ", "))
@@ -99,7 +99,7 @@ func missing(ctx context.Context) []string {
 }
 
 // install runs apt-get. The error says why not, in a few words.
-func install(ctx context.Context, packages []string) error {
+func install(ctx context.Context, packages []string, policy string) error {
 	apt, err := exec.LookPath("apt-get")
 	if err != nil {
 		return errors.New("no apt-get on this machine")
@@ -107,7 +107,7 @@ func install(ctx context.Context, packages []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("that takes root")
 	}
-	allow, err := forbidServices()
+	allow, err := forbidServices(policy)
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ const policyFile = "/usr/sbin/policy-rc.d"
 // forbidServices keeps the packages from starting a Postgres and a Redis that
 // nobody asked for, until allow is called. A policy that the machine's owner
 // has set stays as it is.
-func forbidServices() (allow func(), err error) {
-	f, err := os.OpenFile(policyFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+func forbidServices(policy string) (allow func(), err error) {
+	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
 	if errors.Is(err, fs.ErrExist) {
 		return func() {}, nil
 	}
@@ -145,8 +145,8 @@ func forbidServices() (allow func(), err error) {
 		return nil, fmt.Errorf("keep services from starting: %w", err)
 	}
 	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
-	if err = errors.Join(err, f.Close(), os.Chmod(policyFile, 0o755)); err != nil {
-		return nil, errors.Join(err, os.Remove(policyFile))
+	if err = errors.Join(err, f.Close(), os.Chmod(policy, 0o755)); err != nil {
+		return nil, errors.Join(err, os.Remove(policy))
 	}
-	return func() { _ = os.Remove(policyFile) }, nil
+	return func() { _ = os.Remove(policy) }, nil
 }
