@@ -44,11 +44,11 @@ func (d *database) slot() func() []string {
 	}
 }
 
-// TestServerPublicationGrowsRaisesTwice, the part of this package: a transaction that
+// TestPublicationGrowsRaisesTwice, the part of this package: a transaction that
 // was running when its table entered ships only what it wrote afterwards. Sync
 // names the table, and a snapshot taken when it has returned shows that the
 // transaction still runs, so that the second raise can wait for it.
-func TestServerPublicationGrowsRaisesTwice(t *testing.T) {
+func TestPublicationGrowsRaisesTwice(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, true, `CREATE TABLE a (id int PRIMARY KEY, x int, y int)`, `CREATE TABLE b (id int PRIMARY KEY)`)
 	d.sync(use("b", rules.OnAll, "id"))
@@ -88,7 +88,7 @@ func TestServerPublicationGrowsRaisesTwice(t *testing.T) {
 	}
 
 	t.Run("columns", func(t *testing.T) {
-		d.lists()
+		(&database{T: t}).lists()
 		c := d.sync(use("a", rules.OnAll, "x", "y"), use("b", rules.OnAll, "id"))
 		if !slices.Equal(c.Grew, []string{"public.a"}) || len(c.Entered) > 0 {
 			t.Errorf("grew %q, entered %q, want a to grow", c.Grew, c.Entered)

@@ -45,6 +45,9 @@ type Tracker struct {
 	confirmed change.LSN
 	insert    change.LSN
 	pending   bool // the table says that the raise is due
+	// forgot is the instance for which everything was forgotten although no era
+	// could be stored: within this process that need not be done again.
+	forgot, asked Instance
 }
 
 // LockTimeout bounds how long a method of Tracker waits for the row that
@@ -66,7 +69,7 @@ func New(slot string, logger *slog.Logger) *Tracker {
 // The same instance as before: nothing is due. Another one: a new era, stored,
 // and "*" is raised. A raise stays due, over restarts, until Raised is called.
 // Where the table can not be written the era is 0 (stamps are not used) and "*"
-// is raised by every Open. The error is a *RefusedError for a server that must
+// is raised once by every process and for every instance. The error is a *RefusedError for a server that must
 // not be read, else one of the connection, which may be tried again.
 func (t *Tracker) Open(ctx context.Context, conn Conn, hints Hints) (change.Source, []Due, error) {
 	t.era, t.confirmed, t.pending = 0, 0, false
@@ -88,6 +91,10 @@ func (t *Tracker) Open(ctx context.Context, conn Conn, hints Hints) (change.Sour
 	switch {
 	case errors.Is(err, errExhausted) || cannotWrite(err):
 		t.era = 0
+		if t.forgot.Same(in) {
+			return src, nil, nil
+		}
+		t.asked = in
 		t.logger.Warn("the era can not be stored: everything cached is forgotten at every start, and stamps are not used",
 			"slot", t.slot, "error", err, "fix", "run `lethe migrate` with the rights that `lethe doctor` names")
 		raise := t.raise("unknown_era/"+t.slot+"/"+nonce(), change.ReasonUnknownEra)
@@ -187,6 +194,7 @@ func (t *Tracker) raise(cause, reason string) change.Raise {
 // Raised says that what Open and CheckSlot asked for can not be lost any more:
 // it was applied, or stands in the log. Until then a restart asks again.
 func (t *Tracker) Raised(ctx context.Context, conn Conn) error {
+	t.forgot = t.asked
 	if !t.pending || t.era == 0 {
 		return nil
 	}
