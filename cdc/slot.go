@@ -1,0 +1,139 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lethe-cache/lethe/change"
+)
+
+// ensureSlot finds the slot or makes it, and reports whether it made it. broken
+// says that the last session found it to be of no use any longer.
+//
+// A slot that is lost is dropped and made anew. What lies between is a gap that
+// no retry brings back; the raises that the caller asks for heal it, and
+// reading on from the new slot is safe.
+func (r *Reader) ensureSlot(ctx context.Context, conn *pgx.Conn, version int, broken bool) (created bool, err error) {
+	for {
+		var plugin, database, kind string
+		var lost, temporary bool
+		err := conn.QueryRow(ctx, `SELECT coalesce(plugin, ''), coalesce(database, ''), slot_type, temporary, coalesce(wal_status = 'lost', false)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, r.cfg.Slot).Scan(&plugin, &database, &kind, &temporary, &lost)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			err := r.createSlot(ctx, conn, version)
+			if sqlState(err) == codeDuplicateObject {
+				continue // another process was quicker
+			}
+			return err == nil, err
+		case err != nil:
+			return false, classify("look for slot "+r.cfg.Slot, err)
+		}
+		if kind != "logical" || plugin != "pgoutput" || temporary || database != conn.Config().Database {
+			return false, &Error{
+				Op:   "use slot " + r.cfg.Slot,
+				Err:  fmt.Errorf("it belongs to somebody else: %s, plugin %q, database %q", kind, plugin, database),
+				Hint: "choose another name in LETHE_SLOT",
+			}
+		}
+		if !lost && !broken {
+			return false, nil
+		}
+		r.cfg.Logger.Error("the slot has lost WAL that it needed: it is made anew and everything cached is forgotten", "slot", r.cfg.Slot)
+		if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot($1)`, r.cfg.Slot); err != nil && sqlState(err) != codeUndefinedObject {
+			return false, classify("drop slot "+r.cfg.Slot, err)
+		}
+		broken = false
+	}
+}
+
+// createSlot makes the slot by SQL, since the replication command does not know
+// failover slots. It waits for every transaction that is running to end; that
+// can take long, and no timeout helps.
+func (r *Reader) createSlot(ctx context.Context, conn *pgx.Conn, version int) error {
+	r.setPhase(PhaseCreatingSlot, nil)
+	op := "create slot " + r.cfg.Slot
+	if _, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)`); err != nil {
+		return classify(op, err)
+	}
+	sql := `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', false, false)`
+	if version >= 170000 {
+		sql = `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', false, false, failover => true)`
+	}
+	var at string
+	if err := conn.QueryRow(ctx, sql, r.cfg.Slot).Scan(&at); err != nil {
+		if sqlState(err) == codeDuplicateObject {
+			return err
+		}
+		return classify(op, err)
+	}
+	p := ordinaryParams()
+	if _, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)`,
+		p["statement_timeout"], p["lock_timeout"]); err != nil {
+		return classify(op, err)
+	}
+	r.cfg.Logger.Info("slot created", "slot", r.cfg.Slot, "lsn", at, "failover", version >= 170000)
+	return nil
+}
+
+// checkPublications refuses to stream publications that do not exist: the
+// server would say so with the first change only, and each time again.
+func (r *Reader) checkPublications(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `SELECT n FROM unnest($1::text[]) AS n
+		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = n)`, r.cfg.Publications)
+	if err != nil {
+		return classify("look for publications", err)
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return classify("look for publications", err)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &Error{
+		Op: "look for publications", Code: codeUndefinedObject,
+		Err:  fmt.Errorf("publication %s does not exist", strings.Join(missing, ", ")),
+		Hint: "`lethe run` makes it where the role may; see `lethe doctor`",
+	}
+}
+
+// startSQL asks for the stream from where the slot is confirmed: the server
+// knows that better than anything of ours, and a row's LSN is no cursor.
+func (r *Reader) startSQL() string {
+	names := make([]string, len(r.cfg.Publications))
+	for i, p := range r.cfg.Publications {
+		names[i] = `"` + p + `"` // validated: nothing in it needs to be escaped
+	}
+	return fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL 0/0 (proto_version '1', publication_names '%s', messages 'true')`,
+		r.cfg.Slot, strings.Join(names, ","))
+}
+
+// confirmedFlush reads where the slot stands.
+func (r *Reader) confirmedFlush(ctx context.Context, conn *pgx.Conn) (change.LSN, error) {
+	var s string
+	err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, r.cfg.Slot).Scan(&s)
+	if err != nil {
+		return 0, classify("read slot "+r.cfg.Slot, err)
+	}
+	return change.ParseLSN(s)
+}
+
+// readSlotStats reads what the server says about the slot.
+func readSlotStats(ctx context.Context, conn *pgx.Conn, slot string) (SlotStats, error) {
+	var s SlotStats
+	err := conn.QueryRow(ctx, `SELECT
+		coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint,
+		coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+		coalesce(safe_wal_size, -1), coalesce(wal_status, '')
+		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, slot).
+		Scan(&s.LagBytes, &s.RetainedBytes, &s.SafeWALBytes, &s.WALStatus)
+	if err != nil {
+		return SlotStats{}, fmt.Errorf("read slot %s: %w", slot, err)
+	}
+	return s, nil
+}
