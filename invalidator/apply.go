@@ -1,0 +1,293 @@
+package invalidator
+
+import (
+	"context"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/rules"
+	"github.com/lethe-cache/lethe/stream"
+)
+
+// A broadcast is cut so that it stays small beside a client's output buffer.
+const (
+	broadcastNames = 1000
+	broadcastBytes = 64 << 10
+)
+
+// apply does everything that the deliveries ask for, but for what may take
+// long: sweeps and walks are left running, and the batch's mark waits for them.
+//
+// L2 always before the broadcast: an L1 that is told first could read the old
+// value again and would not be told twice.
+func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
+	if len(deliveries) == 0 {
+		return nil
+	}
+	if err := l.collect(ctx, deliveries); err != nil {
+		return err
+	}
+	defer l.keys.reset()
+	todo := l.plan()
+	l.w.hook("planned")
+
+	// Raises stand before the dead letters that caused them: what is lost
+	// when the process dies between the two is the letter, not the safety.
+	walks, err := l.raise(ctx, todo.raised)
+	if err != nil {
+		return err
+	}
+	if err := l.bury(ctx); err != nil {
+		return err
+	}
+	if err := l.invalidate(ctx, todo); err != nil {
+		return err
+	}
+	purges, err := l.named(ctx, todo.purges)
+	if err != nil {
+		return err
+	}
+	for i := range purges {
+		if err := l.open(ctx, purges[i].Purge); err != nil {
+			return err
+		}
+	}
+	l.observe(time.Now(), func(k rules.Kind) bool { return k != rules.KindKey })
+	l.w.sources.v.raise(l.batch.v)
+	l.w.metrics.batchChanges.Observe(float64(l.batch.changes))
+
+	tasks := len(walks)
+	if len(purges) > 0 {
+		tasks++
+	}
+	m := l.led.begin(l.batch.offset, l.batch.v, tasks)
+	for _, k := range walks {
+		l.w.whenWalked(k, func() { l.led.done(m) })
+	}
+	if len(purges) > 0 {
+		return l.sweepBeside(ctx, purges, l.batch.v, m)
+	}
+	return nil
+}
+
+// work of a batch besides the keys, which are in the coalescer.
+type todo struct {
+	purges []purge
+	// raised are the classes of all raises, for the history.
+	raised []string
+	groups []*ruleHandles
+}
+
+// purge is a purge with what becomes of the members.
+type purge struct {
+	coherence.Purge
+	action rules.Action
+}
+
+// plan sorts the targets of the batch: keys into the coalescer, tags into as
+// few purges as their actions allow, classes into the raises.
+func (l *lane) plan() todo {
+	var t todo
+	groups := map[*rules.Rule]int{}
+	var tags map[string]int
+	classes := map[*rules.Class]int{}
+	byAction := [3]int{-1, -1, -1}
+	for i := range l.targets.List {
+		target := &l.targets.List[i]
+		group, ok := groups[target.Rule]
+		if !ok {
+			group = len(t.groups)
+			groups[target.Rule] = group
+			t.groups = append(t.groups, l.handles.rule(target.Rule))
+		}
+		switch target.Kind {
+		case rules.KindKey:
+			action, plain := l.w.variant(target.Class, target.Action)
+			if !l.keys.add(target.Name, target.X, action, plain, group) {
+				l.handles.outcome(t.groups[group], OutcomeCoalesced)
+			}
+		case rules.KindTag:
+			if tags == nil {
+				tags = map[string]int{}
+			}
+			l.addTag(&t, target, tags, &byAction)
+			l.handles.outcome(t.groups[group], OutcomePurged)
+		case rules.KindAllTags:
+			p := purge{Purge: coherence.Purge{X: target.X, All: true}, action: target.Action}
+			for _, name := range target.Names {
+				p.Tags = append(p.Tags, string(name))
+			}
+			t.purges = append(t.purges, p)
+			l.handles.outcome(t.groups[group], OutcomePurged)
+		case rules.KindClass:
+			l.addClass(target, classes)
+			l.handles.outcome(t.groups[group], OutcomeRaised)
+		}
+	}
+	for i := range l.batch.raises {
+		t.raised = append(t.raised, l.batch.raises[i].Classes...)
+	}
+	return t
+}
+
+// variant chooses what an invalidation does to an entry of a class. Plain
+// values and keys without a class carry no stamp, and under an unknown era
+// stamps say nothing: they are unlinked.
+func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Action, bool) {
+	switch {
+	case class == nil || class.Mode == rules.Plain:
+		return coherence.ActionDelete, true
+	case action == rules.Stale:
+		return coherence.ActionStale, false
+	case w.unstamped():
+		return coherence.ActionDelete, false
+	case action == rules.Rewarm || class.Rewarmed || class.Keep:
+		return coherence.ActionKeep, false
+	}
+	return coherence.ActionDelete, false
+}
+
+// addTag puts a tag into the purge of its action. One purge has one X, the
+// greatest: a position that is too great refuses a few registrations and
+// standby fills for a moment, and hides no entry for longer than the sweep.
+func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]int, byAction *[3]int) {
+	a := target.Action
+	if byAction[a] < 0 {
+		byAction[a] = len(t.purges)
+		t.purges = append(t.purges, purge{action: a})
+	}
+	p := &t.purges[byAction[a]]
+	p.X = p.X.Max(target.X)
+	bit := 1 << a
+	if have := tags[string(target.Name)]; have&bit == 0 {
+		name := string(target.Name)
+		tags[name] = have | bit
+		p.Tags = append(p.Tags, name)
+	}
+}
+
+// addClass asks for the raise that a target is: once for each class and batch,
+// because the raise of a later commit does what that of an earlier one would.
+func (l *lane) addClass(t *rules.Target, classes map[*rules.Class]int) {
+	at, ok := classes[t.Class]
+	if !ok {
+		at = len(l.batch.raises)
+		classes[t.Class] = at
+		l.batch.raises = append(l.batch.raises, coherence.RaiseRequest{Reason: t.Reason, Classes: []string{t.ClassName()}})
+	}
+	r := &l.batch.raises[at]
+	if r.Cause != "" && !r.X.Less(t.X) {
+		return
+	}
+	r.X = r.X.Max(t.X)
+	// The position makes the cause the same when the change is delivered
+	// again, but for one of an unknown source, where it may come twice.
+	r.Cause = t.Reason + ":" + r.X.String() + ":" + t.ClassName()
+	if l.w.unstamped() {
+		r.Cause = l.w.uniqueCause(r.Cause)
+	}
+}
+
+// invalidate applies the keys of the batch and tells who caches them.
+func (l *lane) invalidate(ctx context.Context, t todo) error {
+	keys := l.keys.list
+	// Before it is applied, see history.
+	l.past.Load().put(time.Now(), l.batch.v, keys, nil)
+	if len(keys) == 0 {
+		return nil
+	}
+	l.w.hook("keys")
+	var result coherence.Result
+	err := l.w.retry(ctx, "invalidate", func(ctx context.Context) error {
+		var err error
+		result, err = l.w.store.Invalidate(ctx, keys)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.observe(time.Now(), func(k rules.Kind) bool { return k == rules.KindKey })
+	for group, counts := range result.Groups {
+		if group < len(t.groups) {
+			l.handles.counts(t.groups[group], counts)
+		}
+	}
+	l.w.hook("broadcast")
+	return l.w.broadcastKeys(ctx, keys, l.batch.v, &l.names)
+}
+
+// broadcastKeys tells the names of keys, in as many messages as it takes. X of
+// a message is the greatest of its keys: an L1 drops at worst a value too many.
+func (w *Worker) broadcastKeys(ctx context.Context, keys []coherence.Invalidation, v change.Position, scratch *[]string) error {
+	names := (*scratch)[:0]
+	defer func() {
+		clear(names)
+		*scratch = names[:0]
+	}()
+	m := coherence.Message{Kind: coherence.KindKeys, V: v}
+	size := 0
+	for i := range keys {
+		names = append(names, keys[i].Name)
+		size += len(keys[i].Name)
+		m.X = m.X.Max(keys[i].X)
+		if i < len(keys)-1 && len(names) < broadcastNames && size < broadcastBytes {
+			continue
+		}
+		m.Names = names
+		if err := w.broadcast(ctx, m); err != nil {
+			return err
+		}
+		names, size, m.X = names[:0], 0, change.Position{}
+	}
+	return nil
+}
+
+func (w *Worker) broadcast(ctx context.Context, m coherence.Message) error {
+	return w.retry(ctx, "broadcast", func(ctx context.Context) error {
+		_, _, err := w.store.Broadcast(ctx, m)
+		return err
+	})
+}
+
+// observe times the targets of some kinds, once for each change and rule, and
+// tells the observer of each.
+func (l *lane) observe(now time.Time, of func(rules.Kind) bool) {
+	from := 0
+	for _, end := range l.ends {
+		var last *ruleHandles
+		var latency time.Duration
+		for i := from; i < end.end; i++ {
+			target := &l.targets.List[i]
+			if !of(target.Kind) {
+				continue
+			}
+			if rh := l.handles.rule(target.Rule); rh != last {
+				last = rh
+				latency = rh.observe(now, end.commit)
+			}
+			if l.w.cfg.Observer.Applied != nil {
+				l.w.cfg.Observer.Applied(appliedOf(target, &end, last.name, latency))
+			}
+		}
+		from = end.end
+	}
+}
+
+func appliedOf(t *rules.Target, end *changeEnd, rule string, latency time.Duration) Applied {
+	a := Applied{Rule: rule, Op: end.op, Kind: t.Kind, Action: t.Action, Depth: t.Depth, X: t.X, Latency: latency}
+	if end.table != nil {
+		a.Table = end.table.QualifiedName()
+	}
+	switch t.Kind {
+	case rules.KindClass:
+		a.Names = []string{t.ClassName()}
+	case rules.KindAllTags:
+		for _, n := range t.Names {
+			a.Names = append(a.Names, string(n))
+		}
+	default:
+		a.Names = []string{string(t.Name)}
+	}
+	return a
+}

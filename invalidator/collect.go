@@ -1,0 +1,237 @@
+package invalidator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/rules"
+	"github.com/lethe-cache/lethe/stream"
+)
+
+// collect turns deliveries into the batch: targets of changes, raises, dead
+// letters, and the mark that is due when all of it is applied.
+func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error {
+	l.refresh()
+	l.targets.Reset()
+	clear(l.ends)
+	l.ends = l.ends[:0]
+	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0]}
+	for i := range deliveries {
+		d := &deliveries[i]
+		l.batch.offset = d.Offset
+		if d.Gap {
+			// What was lost is unknown, and so is the partition's share of it.
+			l.w.log.ErrorContext(ctx, "records are gone from the log, raising every class", "partition", l.p.ID(), "offset", d.Offset)
+			l.raiseAll(change.ReasonLogGap, fmt.Sprintf("log_gap:%d:%d", l.p.ID(), d.Offset))
+		}
+		if d.Record == nil {
+			l.undecodable(d)
+			continue
+		}
+		if err := l.record(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
+	r := d.Record
+	era, err := l.w.adopt(ctx, r.Source)
+	if err != nil {
+		return err
+	}
+	unknown := r.Source.Era == 0
+	v := change.Position{Era: era, LSN: r.V}
+	if unknown {
+		// A position of an unknown source may come twice: neither the
+		// watermark nor v may promise anything by it.
+		v.LSN = 0
+	}
+	l.batch.v = l.batch.v.Max(v)
+	for i := range r.Raises {
+		l.asked(&r.Raises[i], era)
+	}
+	for i := range r.Changes {
+		c := &r.Changes[i]
+		x := change.Position{Era: era, LSN: c.Commit.LSN}
+		l.change(ctx, d, c, x, !unknown && l.below(c, x))
+	}
+	l.batch.changes += len(r.Changes)
+	return nil
+}
+
+// below reports whether the change was applied before: it lies below the
+// watermark that every master holds. Only commits do; a non-transactional
+// message has a position of its own, about which v promises nothing.
+func (l *lane) below(c *change.Change, x change.Position) bool {
+	return c.Commit.XID != 0 && x.Era == l.floor.Era && x.Less(l.floor)
+}
+
+// change appends the targets of one change.
+func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change, x change.Position, below bool) {
+	l.handles.change(c)
+	from := len(l.targets.List)
+	if err := l.match(c, x); err != nil {
+		l.targets.List = l.targets.List[:from]
+		l.poison(ctx, d, c, x, err)
+		return
+	}
+	if below {
+		for i := from; i < len(l.targets.List); i++ {
+			l.handles.outcome(l.handles.rule(l.targets.List[i].Rule), OutcomeBelowWatermark)
+		}
+		l.targets.List = l.targets.List[:from]
+		return
+	}
+	report := l.walker.Cascade(&l.targets, from)
+	if report.DepthExceeded {
+		l.w.metrics.cascades.WithLabelValues("depth").Inc()
+	}
+	if report.FanOutExceeded {
+		l.w.metrics.cascades.WithLabelValues("fan_out").Inc()
+	}
+	if report.Raised > 0 {
+		l.w.log.WarnContext(ctx, "cascade exceeds its limits, raising the classes not reached",
+			"table", tableName(c), "x", x, "depth", report.DepthExceeded, "fan_out", report.FanOutExceeded, "classes", report.Raised)
+	}
+	if len(l.targets.List) == from {
+		return
+	}
+	l.ends = append(l.ends, changeEnd{end: len(l.targets.List), commit: c.Commit.Time, table: c.Table, op: c.Op})
+}
+
+// match is Matcher.Match that takes a panic for an error: one rule must not be
+// able to stop the stream.
+func (l *lane) match(c *change.Change, x change.Position) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("match panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return l.matcher.Match(&l.targets, c, x)
+}
+
+// undecodable makes a dead letter of a record that can not be read. What it
+// held is unknown, so everything is raised.
+func (l *lane) undecodable(d *stream.Delivery) {
+	text := "record is empty"
+	if d.Err != nil {
+		text = d.Err.Error()
+	}
+	l.batch.dead = append(l.batch.dead, stream.DeadLetter{
+		Reason: "decode", Err: text, Partition: l.p.ID(), Offset: d.Offset, Payload: slices.Clone(d.Raw),
+	})
+	l.raiseAll(change.ReasonDeadLetter, fmt.Sprintf("dead_letter:%d:%d", l.p.ID(), d.Offset))
+}
+
+// poison makes a dead letter of a change whose rules failed, and raises what
+// the rules of its table can touch.
+func (l *lane) poison(ctx context.Context, d *stream.Delivery, c *change.Change, x change.Position, err error) {
+	letter := stream.DeadLetter{
+		Reason: "rule", Err: err.Error(), Partition: l.p.ID(), Offset: d.Offset, Position: x, Table: tableName(c), Payload: payloadOf(c),
+	}
+	classes := []string{"*"}
+	if c.Op == change.Message {
+		letter.Reason = "message"
+	} else if touched, all := l.rules.Plan.ClassesOfTable(letter.Table); !all && len(touched) > 0 {
+		classes = classNames(touched)
+	}
+	l.batch.dead = append(l.batch.dead, letter)
+	l.batch.raises = append(l.batch.raises, coherence.RaiseRequest{
+		Cause:  l.w.uniqueCause(fmt.Sprintf("dead_letter:%s:%d", x, c.Ordinal)),
+		Reason: change.ReasonDeadLetter, Classes: classes, X: x,
+	})
+	l.w.log.ErrorContext(ctx, "change can not be processed, raising the classes it may touch",
+		"table", letter.Table, "x", x, "classes", classes, "error", err)
+}
+
+// raiseAll asks for a raise of every class, by a cause of its own.
+func (l *lane) raiseAll(reason, what string) {
+	l.batch.raises = append(l.batch.raises, coherence.RaiseRequest{
+		Cause: l.w.uniqueCause(what), Reason: reason, Classes: []string{"*"},
+	})
+}
+
+// asked appends a raise that the reader asks for.
+func (l *lane) asked(r *change.Raise, era uint16) {
+	classes := slices.Clone(r.Classes)
+	for _, table := range r.Tables {
+		touched, all := l.rules.Plan.ClassesOfTable(table)
+		if all {
+			classes = append(classes, "*")
+		}
+		classes = append(classes, classNames(touched)...)
+	}
+	if slices.Contains(classes, "*") {
+		classes = []string{"*"}
+	}
+	slices.Sort(classes)
+	classes = slices.Compact(classes)
+	if len(classes) == 0 {
+		return // tables that no rule knows any more
+	}
+	request := coherence.RaiseRequest{Cause: r.Cause, Reason: r.Reason, Classes: classes, X: r.X, Bound: r.Bound}
+	for _, p := range []*change.Position{&request.X, &request.Bound} {
+		if !p.IsZero() && p.Era == 0 {
+			p.Era = era
+		}
+	}
+	l.batch.raises = append(l.batch.raises, request)
+}
+
+func classNames(classes []*rules.Class) []string {
+	names := make([]string, len(classes))
+	for i, c := range classes {
+		names[i] = c.Name
+	}
+	return names
+}
+
+func tableName(c *change.Change) string {
+	if c.Table == nil {
+		return ""
+	}
+	return c.Table.QualifiedName()
+}
+
+// payloadOf renders a change for people to look at.
+func payloadOf(c *change.Change) []byte {
+	if c.Op == change.Message {
+		return slices.Clone(c.Content)
+	}
+	row := func(r change.Row) map[string]*string {
+		if r == nil {
+			return nil
+		}
+		out := make(map[string]*string, len(r))
+		for i, v := range r {
+			if i >= len(c.Table.Columns) {
+				break
+			}
+			switch v.Kind {
+			case change.Text:
+				text := string(v.Bytes)
+				out[c.Table.Columns[i].Name] = &text
+			case change.Null:
+				out[c.Table.Columns[i].Name] = nil
+			}
+		}
+		return out
+	}
+	payload, err := json.Marshal(struct {
+		Op  string             `json:"op"`
+		XID uint64             `json:"xid"`
+		Old map[string]*string `json:"old,omitempty"`
+		New map[string]*string `json:"new,omitempty"`
+	}{c.Op.String(), c.Commit.XID, row(c.Old), row(c.New)})
+	if err != nil {
+		return []byte(err.Error()) // strings and nothing else: it does not happen
+	}
+	return payload
+}

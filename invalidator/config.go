@@ -1,0 +1,146 @@
+package invalidator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/depgraph"
+	"github.com/lethe-cache/lethe/rules"
+	"github.com/lethe-cache/lethe/stream"
+)
+
+// Defaults of Config.
+const (
+	BatchMaxDefault       = 4096
+	SweepBatchDefault     = 1000
+	SweepsDefault         = 4
+	UnsettledMaxDefault   = 256
+	HeartbeatEveryDefault = 100 * time.Millisecond
+	CheckEveryDefault     = time.Second
+	DrainTimeoutDefault   = 5 * time.Second
+	DeadLetterWaitDefault = 5 * time.Second
+	HistoryDefault        = 10 * time.Second
+	HistoryBytesDefault   = 16 << 20
+)
+
+// Rules are what changes are matched against. Both come from one rule set.
+type Rules struct {
+	Plan  *rules.Plan
+	Graph *depgraph.Graph
+	// Limits of the cascade; zero fields take depgraph's defaults.
+	Limits depgraph.Limits
+}
+
+// NewRules compiles a set for workers.
+func NewRules(set *rules.Set) (*Rules, error) {
+	plan, err := set.Compile()
+	if err != nil {
+		return nil, err
+	}
+	return &Rules{Plan: plan, Graph: depgraph.New(set)}, nil
+}
+
+// Config holds what a Worker needs. Store, Rules, DeadLetters and InsertLSN
+// must be set.
+type Config struct {
+	Store *coherence.Store
+	// Rules returns the rules in force. It is called for every batch and must
+	// be fast; a reload takes effect with the next batch.
+	Rules func() *Rules
+	// DeadLetters keeps what could not be processed.
+	DeadLetters stream.DeadLetters
+	// InsertLSN returns pg_current_wal_insert_lsn() of the primary that the
+	// log comes from, over an ordinary connection. It must err rather than
+	// answer for a server in recovery or of another source: bounds and bases
+	// are made of it.
+	InsertLSN func(ctx context.Context) (change.LSN, error)
+
+	// Logger, nil discards. Metrics, nil counts into nothing. Observer is told
+	// of what happens; its functions may be nil.
+	Logger   *slog.Logger
+	Metrics  *Metrics
+	Observer Observer
+
+	// BatchMax is the most changes that are fetched at once (about).
+	BatchMax int
+	// SweepBatch is the most members of a tag that are invalidated in one
+	// call, Sweeps how many sweeps and walks of a process run at a time.
+	SweepBatch, Sweeps int
+	// UnsettledMax is how many batches may wait for sweeps and walks before
+	// the stream waits too.
+	UnsettledMax int
+	// HeartbeatEvery is the period of the heartbeat, which the owner of
+	// partition 0 sends; it bounds how long a client believes itself live.
+	HeartbeatEvery time.Duration
+	// CheckEvery is the period of the question who every master is and
+	// whether it evicts.
+	CheckEvery time.Duration
+	// DrainTimeout bounds how long Work, its context ended, goes on to finish
+	// what was fetched. What is not finished then is delivered again.
+	DrainTimeout time.Duration
+	// DeadLetterWait bounds how long a dead letter that can not be stored
+	// holds the stream: afterwards it is logged whole instead. The raise that
+	// comes with it is never given up.
+	DeadLetterWait time.Duration
+	// History is how long what was applied is remembered for the redo of a
+	// node that lost writes, HistoryBytes the memory for it, for each
+	// partition. A node whose watermark is not within it costs a raise of
+	// everything.
+	History      time.Duration
+	HistoryBytes int
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	ints := []struct {
+		field *int
+		value int
+	}{
+		{&c.BatchMax, BatchMaxDefault}, {&c.SweepBatch, SweepBatchDefault}, {&c.Sweeps, SweepsDefault},
+		{&c.UnsettledMax, UnsettledMaxDefault}, {&c.HistoryBytes, HistoryBytesDefault},
+	}
+	for _, i := range ints {
+		if *i.field <= 0 {
+			*i.field = i.value
+		}
+	}
+	durations := []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.HeartbeatEvery, HeartbeatEveryDefault}, {&c.CheckEvery, CheckEveryDefault}, {&c.DrainTimeout, DrainTimeoutDefault},
+		{&c.DeadLetterWait, DeadLetterWaitDefault}, {&c.History, HistoryDefault},
+	}
+	for _, d := range durations {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if c.Store == nil {
+		errs = append(errs, errors.New("invalidator: Config.Store is nil"))
+	}
+	if c.Rules == nil {
+		errs = append(errs, errors.New("invalidator: Config.Rules is nil"))
+	}
+	if c.DeadLetters == nil {
+		errs = append(errs, errors.New("invalidator: Config.DeadLetters is nil"))
+	}
+	if c.InsertLSN == nil {
+		errs = append(errs, errors.New("invalidator: Config.InsertLSN is nil"))
+	}
+	return errors.Join(errs...)
+}

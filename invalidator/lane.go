@@ -1,0 +1,212 @@
+package invalidator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/depgraph"
+	"github.com/lethe-cache/lethe/rules"
+	"github.com/lethe-cache/lethe/stream"
+)
+
+// lane is one partition's work: what one call of Work holds. Its fields belong
+// to the goroutine of Work, but for led, past and written, which the maintainer,
+// a redo and the sweeps of the lane also use.
+type lane struct {
+	w *Worker
+	p stream.Partition
+	// field is the partition's number in the watermarks; see watermarkField.
+	field int
+
+	rules   *Rules
+	matcher *rules.Matcher
+	walker  *depgraph.Walker
+	handles *handles
+
+	targets rules.Targets
+	ends    []changeEnd
+	keys    *coalescer
+	names   []string
+	batch   batch
+
+	led  *ledger
+	past atomic.Pointer[history]
+	// sweeps are the goroutines that the lane has started.
+	sweeps sync.WaitGroup
+
+	// floor is the watermark: what lies below it was applied.
+	floor change.Position
+	// written is floor for other goroutines.
+	written vmax
+}
+
+// changeEnd says which targets a change brought: those from the end of the
+// change before to its own.
+type changeEnd struct {
+	end    int
+	commit time.Time
+	table  *change.Table
+	op     change.Op
+}
+
+// batch is what one Fetch returned, beside the targets.
+type batch struct {
+	offset  int64
+	v       change.Position
+	changes int
+	raises  []coherence.RaiseRequest
+	dead    []stream.DeadLetter
+}
+
+// watermarkField numbers a partition of a map of that size. The size is part
+// of it because the watermark of "partition 0" promises something else when
+// there is one partition than when there are twelve: a switch between the
+// transports must not take one for the other.
+func watermarkField(id, count int) int { return count*watermarkFieldStep + id }
+
+const watermarkFieldStep = 100_000
+
+func newLane(w *Worker, p stream.Partition) *lane {
+	return &lane{
+		w: w, p: p, field: watermarkField(p.ID(), p.Count()),
+		handles: newHandles(w.metrics), keys: newCoalescer(), led: newLedger(),
+	}
+}
+
+// work is the life of a lane. ctx ends the intake, actx abandons.
+func (l *lane) work(ctx, actx context.Context) error {
+	defer l.sweeps.Wait()
+	// Before it starts: a node that is lost while it reads the watermarks must
+	// not be redone without it.
+	l.w.add(l)
+	defer l.w.remove(l)
+	if err := l.start(actx); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	for ctx.Err() == nil {
+		deliveries, err := l.fetch(ctx)
+		if err == nil {
+			err = l.apply(actx, deliveries)
+		}
+		if err == nil {
+			err = l.settle(actx)
+		}
+		if errors.Is(err, stream.ErrClosed) {
+			// The end of the log: what it held is finished, as at a drain.
+			return errors.Join(l.drain(actx), err)
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if actx.Err() != nil {
+			return context.Cause(actx)
+		}
+	}
+	return l.drain(actx)
+}
+
+// fetch waits for deliveries. It returns none when a sweep has ended
+// meanwhile, so that the watermark and the offset that waited for it move even
+// when the stream is silent.
+func (l *lane) fetch(ctx context.Context) ([]stream.Delivery, error) {
+	fctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if l.led.unsettled() > 0 {
+		// An interrupted Fetch has taken nothing: what is there is returned.
+		interrupted := make(chan struct{})
+		stop := make(chan struct{})
+		defer func() { close(stop); <-interrupted }()
+		go func() {
+			defer close(interrupted)
+			select {
+			case <-l.led.wake:
+				cancel()
+			case <-stop:
+			}
+		}()
+	}
+	deliveries, err := l.p.Fetch(fctx, l.w.cfg.BatchMax)
+	if err != nil && ctx.Err() == nil && fctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	return deliveries, nil
+}
+
+// drain waits for the sweeps and walks of what was applied, and acknowledges.
+func (l *lane) drain(actx context.Context) error {
+	for {
+		if err := l.settle(actx); err != nil {
+			return err
+		}
+		if l.led.unsettled() == 0 {
+			return nil
+		}
+		select {
+		case <-l.led.wake:
+		case <-actx.Done():
+			return context.Cause(actx)
+		}
+	}
+}
+
+// settle writes the watermark of the batches that are done with all their
+// effects, on every master, and only then acknowledges them. It makes the lane
+// wait when too many batches are not done.
+func (l *lane) settle(ctx context.Context) error {
+	for {
+		if last, ok := l.led.settled(); ok {
+			if err := l.mark(ctx, last); err != nil {
+				return err
+			}
+		}
+		if l.led.unsettled() < l.w.cfg.UnsettledMax {
+			return nil
+		}
+		select {
+		case <-l.led.wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (l *lane) mark(ctx context.Context, last mark) error {
+	l.w.hook("watermark")
+	// Never lower than before, but written although it has not moved: a
+	// master that lost it must get it back.
+	v := last.v.Max(l.floor)
+	err := l.w.retry(ctx, "write watermarks", func(ctx context.Context) error {
+		return l.w.store.WriteWatermarks(ctx, l.field, v)
+	})
+	if err != nil {
+		return err
+	}
+	l.floor = v
+	l.written.raise(v)
+	l.w.hook("ack")
+	if err := l.p.Ack(ctx, last.offset); err != nil {
+		return fmt.Errorf("acknowledge offset %d: %w", last.offset, err)
+	}
+	return nil
+}
+
+// refresh takes the rules in force. Rules are immutable, so a change of the
+// pointer is a change of the rules.
+func (l *lane) refresh() {
+	current := l.w.cfg.Rules()
+	if current == l.rules {
+		return
+	}
+	l.rules = current
+	l.matcher = current.Plan.NewMatcher(l.w.metrics.ruleObserver())
+	l.walker = current.Graph.NewWalker(current.Limits)
+}

@@ -1,0 +1,258 @@
+package invalidator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+)
+
+// nodes is what this process knows of Redis nodes that may have lost writes.
+type nodes struct {
+	mu sync.Mutex // held during a redo
+	// control is the control data as this process last saw it, for a control
+	// node that forgot.
+	control *coherence.ControlState
+	// back are masters whose watermark went back although they are the same
+	// process as before; the Store can not know of them.
+	back []*coherence.NodeLostError
+}
+
+func (w *Worker) isLost(err error) bool { return errors.Is(err, coherence.ErrNodeLost) }
+
+// causeWatermark is the cause of a loss that the watermark shows: it stands in
+// the master, so a master that forgot it forgot what came before it too.
+const causeWatermark = "watermark"
+
+// start finds out where the lane stands: what was applied before, and whether
+// any master lost writes while nobody looked.
+func (l *lane) start(ctx context.Context) error {
+	l.refresh()
+	src, err := l.w.readSource(ctx)
+	if err != nil {
+		return err
+	}
+	if known := l.w.sources.load(); known.Era < src.Era {
+		l.w.sources.known.Store(&src)
+	}
+	l.w.sources.needSeed()
+	var marks []coherence.Watermark
+	err = l.w.retry(ctx, "read watermarks", func(ctx context.Context) error {
+		var err error
+		marks, err = l.w.store.ReadWatermarks(ctx, l.field)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var lost []coherence.Watermark
+	for i, m := range marks {
+		if m.Lost() {
+			lost = append(lost, m)
+		}
+		if i == 0 || m.Position.Less(l.floor) {
+			l.floor = m.Position
+		}
+	}
+	if len(lost) > 0 {
+		l.floor = change.Position{}
+	}
+	l.written.raise(l.floor)
+	l.past.Store(newHistory(l.w.cfg.History, l.w.cfg.HistoryBytes, l.floor))
+	if len(lost) == 0 || src.Era == 0 {
+		// Without a source record nothing was ever cached.
+		return nil
+	}
+	return l.lostWhileDown(ctx, lost)
+}
+
+// lostWhileDown is NODE LOST at the start of a partition: what was applied and
+// acknowledged before may be gone from these masters, and the log does not
+// bring it again. So everything is raised. (A partition that this Redis has
+// never seen looks the same, and needs the same: nobody knows what it missed.)
+func (l *lane) lostWhileDown(ctx context.Context, lost []coherence.Watermark) error {
+	var which []string
+	for _, m := range lost {
+		which = append(which, fmt.Sprintf("%s (run_id %q, watermark of %q)", m.Node, m.Current, m.RunID))
+	}
+	l.w.log.WarnContext(ctx, "masters do not hold this partition's watermark, raising every class", "partition", l.p.ID(), "masters", which)
+	l.w.metrics.nodesLost.Inc()
+	k, err := l.w.raise(ctx, coherence.RaiseRequest{
+		Cause: l.w.uniqueCause("node_lost:" + lost[0].Node), Reason: change.ReasonNodeLost, Classes: []string{"*"},
+	}, l.rules)
+	if err != nil {
+		return err
+	}
+	l.hold(k)
+	if err := l.w.broadcast(ctx, coherence.Message{Kind: coherence.KindEpoch, V: l.w.sources.v.load()}); err != nil {
+		return err
+	}
+	if l.w.cfg.Observer.NodeLost != nil {
+		l.w.cfg.Observer.NodeLost(lost[0].Node, "run_id", []string{"*"})
+	}
+	return nil
+}
+
+// hold keeps the lane's watermark where it is until the walk is done.
+func (l *lane) hold(k *walk) {
+	if k != nil {
+		l.led.hold()
+		l.w.whenWalked(k, l.led.release)
+	}
+}
+
+// redo brings nodes that lost writes back to what the protocol promised
+// (PROTOCOL, NODE LOST), for everything that this process has applied. done is
+// true if no loss is left, whoever did it.
+//
+// The order: records first, since a raise needs the source; then raises and
+// seeds; the keys again; the epoch, which tells every L1, behind all of it;
+// and last the acknowledgement, until which nothing else is written to the node.
+func (w *Worker) redo(ctx context.Context) (done bool, err error) {
+	w.nodes.mu.Lock()
+	defer w.nodes.mu.Unlock()
+	lost := slices.Concat(w.store.Lost(), w.nodes.back)
+	if len(lost) == 0 {
+		return true, nil
+	}
+	for _, l := range lost {
+		ctx = coherence.DuringRedo(ctx, l)
+	}
+	w.hook("redo")
+	if src := w.sources.load(); src.Era != 0 {
+		if _, err := w.store.SetSource(ctx, src); err != nil && !errors.Is(err, coherence.ErrOlderSource) {
+			return false, fmt.Errorf("redo: write source: %w", err)
+		}
+	}
+	due, err := w.missed(ctx, lost)
+	if err != nil {
+		return false, fmt.Errorf("redo: %w", err)
+	}
+	request := coherence.RaiseRequest{
+		Cause: w.uniqueCause("node_lost:" + lost[0].Node + ":" + lost[0].New), Reason: change.ReasonNodeLost, Classes: due.classes,
+	}
+	if len(due.classes) > 0 {
+		if err := w.raiseOnce(ctx, &request); err != nil {
+			return false, fmt.Errorf("redo: raise: %w", err)
+		}
+	}
+	if err := w.seed(ctx); err != nil {
+		return false, fmt.Errorf("redo: %w", err)
+	}
+	for chunk := range slices.Chunk(due.keys, w.cfg.BatchMax) {
+		w.hook("redo keys")
+		if _, err := w.store.Invalidate(ctx, chunk); err != nil {
+			return false, fmt.Errorf("redo: invalidate: %w", err)
+		}
+	}
+	if err := w.restoreControl(ctx); err != nil {
+		return false, fmt.Errorf("redo: restore control: %w", err)
+	}
+	if len(due.classes) > 0 {
+		k, err := w.walkAfter(ctx, request.Cause, due.classes, w.cfg.Rules())
+		if err != nil {
+			return false, fmt.Errorf("redo: %w", err)
+		}
+		for _, l := range w.eachLane() {
+			l.hold(k)
+		}
+	}
+	for _, l := range lost {
+		if l.Cause != causeWatermark {
+			if err := w.store.Acknowledge(ctx, l); err != nil {
+				return false, fmt.Errorf("redo: %w", err)
+			}
+		}
+		w.metrics.nodesLost.Inc()
+		w.log.WarnContext(ctx, "redis node redone", "node", l.Node, "cause", l.Cause, "keys", len(due.keys), "raised", due.classes)
+		if w.cfg.Observer.NodeLost != nil {
+			w.cfg.Observer.NodeLost(l.Node, l.Cause, due.classes)
+		}
+	}
+	w.nodes.back = nil
+	return true, nil
+}
+
+// missedWork is what a redo has to do again.
+type missedWork struct {
+	keys    []coherence.Invalidation
+	classes []string
+}
+
+// missed collects what the lost nodes may have missed: for each partition
+// everything from the watermark on that the node still holds. A watermark that
+// is gone, or older than what is remembered, costs a raise of everything.
+//
+// Purges are not remembered: members may be missing from the index, so the
+// classes that use tags are raised anyway (H8).
+func (w *Worker) missed(ctx context.Context, lost []*coherence.NodeLostError) (missedWork, error) {
+	var due missedWork
+	all := false
+	due.classes, all = tagClasses(w.cfg.Rules())
+	for _, l := range w.eachLane() {
+		marks, err := w.store.ReadWatermarks(ctx, l.field)
+		if err != nil {
+			return missedWork{}, fmt.Errorf("read watermarks of partition %d: %w", l.p.ID(), err)
+		}
+		var from change.Position
+		found := false
+		for _, n := range lost {
+			i := slices.IndexFunc(marks, func(m coherence.Watermark) bool { return m.Node == n.Node })
+			switch {
+			case i < 0:
+				// It is a master no longer: who took its slots is lost too.
+			case !marks[i].Found:
+				all = true
+			case !found || marks[i].Position.Less(from):
+				from, found = marks[i].Position, true
+			}
+		}
+		past := l.past.Load()
+		if !found || past == nil { // nil: the lane does not know yet where it stands
+			all = true
+			continue
+		}
+		keys, raised, ok := past.since(from)
+		if !ok {
+			all = true
+		}
+		due.keys = append(due.keys, keys...)
+		due.classes = append(due.classes, raised...)
+	}
+	slices.Sort(due.classes)
+	due.classes = slices.Compact(due.classes)
+	if all || slices.Contains(due.classes, "*") {
+		due.classes = []string{"*"}
+	}
+	return due, nil
+}
+
+// tagClasses are the classes that use tags, as far as the rules tell: those of
+// entries that declare them. Where a rule purges a tag, any client may have
+// registered entries of any class under it, which no rule tells: all is true.
+func tagClasses(r *Rules) (classes []string, all bool) {
+	set := r.Plan.Set()
+	for _, e := range set.Entries {
+		if len(e.Tags) > 0 {
+			classes = append(classes, e.Name)
+		}
+	}
+	for _, rule := range set.Rules {
+		all = all || len(rule.Tags) > 0
+	}
+	return classes, all
+}
+
+// restoreControl rewrites what this process knows of the control data, never
+// lower than what stands there, and begins a new epoch for every L1.
+func (w *Worker) restoreControl(ctx context.Context) error {
+	known := coherence.ControlState{Source: w.sources.load(), V: w.sources.v.load()}
+	if c := w.nodes.control; c != nil {
+		known.Classes, known.Purges, known.Named = c.Classes, c.Purges, c.Named
+	}
+	return w.store.RestoreControl(ctx, &known)
+}

@@ -1,0 +1,32 @@
+package invalidator
+
+import "fmt"
+
+// Unready says why the worker is not ready, for /readyz; empty when it is.
+// It knows what has reached it: a raise that the reader has not written yet is
+// the reader's to report.
+func (w *Worker) Unready() []string {
+	var why []string
+	lanes := w.eachLane()
+	if len(lanes) == 0 {
+		why = append(why, "no partition is worked on")
+	}
+	for _, l := range lanes {
+		if l.past.Load() == nil {
+			why = append(why, fmt.Sprintf("partition %d has not started", l.p.ID()))
+		}
+	}
+	switch {
+	case w.sources.load().Era == 0:
+		why = append(why, "no source is recorded in redis yet")
+	case w.sources.unseeded():
+		why = append(why, "redis is not seeded")
+	}
+	if n := w.walking(); n > 0 {
+		why = append(why, fmt.Sprintf("%d walks of plain classes run", n))
+	}
+	for _, l := range w.store.Lost() {
+		why = append(why, fmt.Sprintf("redis node %s may have lost writes (%s) and is not redone", l.Node, l.Cause))
+	}
+	return why
+}

@@ -1,0 +1,217 @@
+package invalidator
+
+import (
+	"context"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/rules"
+)
+
+// named adds the purges of keys that are used as names: entries made from the
+// cached value of one of them are registered under it.
+//
+// The list of such classes is read after the keys were invalidated, which is
+// what makes it exact: an entry registered by somebody whose class is not in
+// the list yet is registered after the table was raised, and its registration
+// is refused unless it reflects the commit.
+func (l *lane) named(ctx context.Context, purges []purge) ([]purge, error) {
+	if len(l.keys.list) == 0 {
+		return purges, nil
+	}
+	l.w.hook("named")
+	named, err := l.w.namedClasses(ctx)
+	if err != nil || len(named) == 0 {
+		return purges, err
+	}
+	p := purge{action: rules.Delete}
+	for i := range l.keys.list {
+		k := &l.keys.list[i]
+		class := l.rules.Plan.ClassOf([]byte(k.Name))
+		if class == nil {
+			continue
+		}
+		if _, ok := named[class.Name]; ok {
+			p.X = p.X.Max(k.X)
+			p.Tags = append(p.Tags, string([]byte(k.Name))) // the name is the batch's memory
+		}
+	}
+	if len(p.Tags) > 0 {
+		purges = append(purges, p)
+	}
+	return purges, nil
+}
+
+func (w *Worker) namedClasses(ctx context.Context) (named map[string]struct{}, err error) {
+	var control *coherence.ControlState
+	err = w.retry(ctx, "read control", func(ctx context.Context) error {
+		var err error
+		control, err = w.store.Control(ctx)
+		return err
+	})
+	if err != nil || len(control.Named) == 0 {
+		return nil, err
+	}
+	named = make(map[string]struct{}, len(control.Named))
+	for _, n := range control.Named {
+		named[n] = struct{}{}
+	}
+	return named, nil
+}
+
+// open does steps 1 and 2 of a purge: from its reply on no reader of the client
+// takes a member for a hit, however many there are.
+func (l *lane) open(ctx context.Context, p coherence.Purge) error {
+	l.w.hook("open")
+	return l.w.retry(ctx, "open purge", func(ctx context.Context) error {
+		return l.w.store.OpenPurge(ctx, p, l.batch.v)
+	})
+}
+
+// sweepBeside sweeps the batch's purges beside the stream. It blocks while too
+// many others run.
+func (l *lane) sweepBeside(ctx context.Context, purges []purge, v change.Position, m *mark) error {
+	select {
+	case l.w.sweeps <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s := &sweeper{w: l.w, rules: l.rules, v: v}
+	gauge := l.w.metrics.pending.WithLabelValues("sweep")
+	gauge.Inc()
+	l.sweeps.Go(func() {
+		defer func() { <-l.w.sweeps }()
+		defer gauge.Dec()
+		for _, p := range purges {
+			if err := s.sweep(ctx, p); err != nil {
+				return // ctx ended: never done, so delivered again
+			}
+		}
+		l.led.done(m)
+		s.prune(ctx, purges)
+	})
+	return nil
+}
+
+// sweeper does steps 3 and 4 of purges, in one goroutine.
+type sweeper struct {
+	w     *Worker
+	rules *Rules
+	v     change.Position
+
+	batch []coherence.Invalidation
+	names []string
+}
+
+// sweep enumerates the members, invalidates each, and only then lets readers
+// take values of the tag for hits again. After a node that lost writes was
+// redone it begins again with the raise of the table.
+func (s *sweeper) sweep(ctx context.Context, p purge) error {
+	first := true
+	return s.w.retry(ctx, "sweep", func(ctx context.Context) error {
+		if !first {
+			if err := s.w.store.OpenPurge(ctx, p.Purge, s.v); err != nil {
+				return err
+			}
+		}
+		first = false
+		tags := p.Tags
+		if p.All {
+			tags = tags[:min(1, len(tags))] // the others' members are looked up
+		}
+		for _, tag := range tags {
+			if err := s.members(ctx, p, tag); err != nil {
+				return err
+			}
+		}
+		s.w.hook("close")
+		return s.w.store.ClosePurge(ctx, p.Purge, s.v)
+	})
+}
+
+func (s *sweeper) members(ctx context.Context, p purge, tag string) error {
+	for cursor := uint64(0); ; {
+		s.w.hook("members")
+		members, next, err := s.w.store.Members(ctx, tag, cursor, s.w.cfg.SweepBatch)
+		if err != nil {
+			return err
+		}
+		if p.All {
+			if members, err = s.intersect(ctx, members, p.Tags[1:]); err != nil {
+				return err
+			}
+		}
+		if err := s.invalidate(ctx, p, members); err != nil {
+			return err
+		}
+		if next == 0 {
+			return nil
+		}
+		cursor = next
+	}
+}
+
+// intersect keeps the members that are registered under all tags.
+func (s *sweeper) intersect(ctx context.Context, members, tags []string) ([]string, error) {
+	for _, tag := range tags {
+		if len(members) == 0 {
+			return nil, nil
+		}
+		in, err := s.w.store.Registered(ctx, tag, members)
+		if err != nil {
+			return nil, err
+		}
+		kept := members[:0]
+		for i, m := range members {
+			if in[i] {
+				kept = append(kept, m)
+			}
+		}
+		members = kept
+	}
+	return members, nil
+}
+
+// invalidate empties some members. Plain ones are told by name too: their
+// values carry no tags, so an L1 that holds one learns nothing from the purge.
+func (s *sweeper) invalidate(ctx context.Context, p purge, members []string) error {
+	if len(members) == 0 {
+		return nil
+	}
+	s.batch = s.batch[:0]
+	for _, m := range members {
+		class := s.rules.Plan.ClassOf([]byte(m))
+		action, isPlain := s.w.variant(class, p.action)
+		s.batch = append(s.batch, coherence.Invalidation{Name: m, X: p.X, Action: action, Plain: isPlain})
+	}
+	if _, err := s.w.store.Invalidate(ctx, s.batch); err != nil {
+		return err
+	}
+	s.w.metrics.swept.Add(float64(len(members)))
+	plain := s.batch[:0]
+	for _, k := range s.batch {
+		if k.Plain {
+			plain = append(plain, k)
+		}
+	}
+	return s.w.broadcastKeys(ctx, plain, s.v, &s.names)
+}
+
+// prune forgets members that are gone. It is housekeeping: nothing waits for it
+// and an error leaves it to the next purge of the tag.
+func (s *sweeper) prune(ctx context.Context, purges []purge) {
+	for _, p := range purges {
+		for _, tag := range p.Tags {
+			for cursor := uint64(0); ; {
+				_, next, err := s.w.store.Prune(ctx, tag, cursor, s.w.cfg.SweepBatch)
+				if err != nil || ctx.Err() != nil {
+					return
+				}
+				if next == 0 {
+					break
+				}
+				cursor = next
+			}
+		}
+	}
+}
