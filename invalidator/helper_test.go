@@ -113,9 +113,12 @@ type worldConfig struct {
 	dial  func() (*redis.Client, *coherence.Store, error) // instead of url
 }
 
+var worlds atomic.Uint64
+
 func newWorld(t testing.TB, c worldConfig) *world {
 	t.Helper()
-	ns := strings.ToLower(harness.Namespace(t))
+	// A test may run more than once on the shared server.
+	ns := strings.ToLower(harness.Namespace(t)) + "-" + strconv.FormatUint(worlds.Add(1), 10)
 	if c.rules == "" {
 		c.rules = shopRules
 	}
