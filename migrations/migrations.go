@@ -31,6 +31,9 @@ var all = []migration{
 		"a replica identity away can break the application's updates until the next check, every second."},
 }
 
+// Guard is the name of the migration that installs the guard.
+const Guard = "0003_guard"
+
 func (m migration) sql() (string, error) {
 	b, err := files.ReadFile(m.file)
 	if err != nil {

@@ -27,12 +27,7 @@ func Sync(ctx context.Context, conn Conn, cfg Config, uses []rules.TableUse) (Ch
 	if err := cfg.Validate(); err != nil {
 		return Changes{}, err
 	}
-	y := &syncer{conn: conn, cfg: cfg.withDefaults(), uses: make(map[string]*rules.TableUse, len(uses))}
-	for i := range uses {
-		name := uses[i].QualifiedName()
-		y.uses[name] = &uses[i]
-		y.names = append(y.names, name)
-	}
+	y := newSyncer(conn, cfg, uses)
 	err := y.run(ctx)
 	for _, list := range []*[]string{&y.changes.Entered, &y.changes.Grew, &y.changes.Moved, &y.changes.Left,
 		&y.changes.Blind, &y.changes.Missing, &y.changes.MissingColumns} {
