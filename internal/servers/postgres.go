@@ -45,6 +45,9 @@ var defaultSettings = map[string]string{
 	"max_replication_slots":      "20",
 	"max_wal_senders":            "20",
 	"wal_level":                  "logical",
+	// A standby that lost its primary asks again, and can be promoted, at once
+	// and not after 5 s.
+	"wal_retrieve_retry_interval": "100ms",
 }
 
 // Postgres is a running server of its own. Everybody on this machine may
