@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 )
 
@@ -14,7 +15,7 @@ import (
 func (s *Set) Check(schema Schema) Findings {
 	l := newLinter(s)
 	l.offline()
-	c := &checker{linter: l, schema: &schema, need: map[string]*identityNeed{}}
+	c := &checker{linter: l, schema: &schema, need: map[string]*identityNeed{}, envs: map[*TableInfo]*cel.Env{}}
 	for _, r := range s.Rules {
 		l.subject = subject{rule: r.Name}
 		if t := c.table(r); t != nil {
@@ -46,6 +47,7 @@ type checker struct {
 	*linter
 	schema *Schema
 	need   map[string]*identityNeed
+	envs   map[*TableInfo]*cel.Env
 }
 
 func publishable(t *TableInfo) bool {
@@ -107,7 +109,7 @@ func (c *checker) columns(r *Rule, t *TableInfo) {
 			c.warn(CodeGenerated, use.place, "use the columns that it is generated from",
 				"column %q of %s is generated: before Postgres 18 the log never carries it, and each change raises the classes that need it", use.name, t.QualifiedName())
 		case use.in != nil && col.Toastable && r.On&OnUpdate != 0 && !c.identityHas(t, use.name):
-			c.warn(CodeToast, use.place, c.identityFix(t),
+			c.warn(CodeToast, use.place, c.identityFix(t, use.name),
 				"column %q of %s may be TOASTed: an update that leaves a large value alone does not carry it, and raises the class instead", use.name, t.QualifiedName())
 		}
 	}
@@ -118,16 +120,21 @@ func (c *checker) condition(r *Rule, t *TableInfo) {
 	if r.When == "" {
 		return
 	}
-	env, err := newConditionEnv(func(name string) (*types.Type, bool) {
-		col := t.Column(name)
-		if col == nil {
-			return types.DynType, true // said already
+	env := c.envs[t]
+	if env == nil {
+		var err error
+		env, err = newConditionEnv(func(name string) (*types.Type, bool) {
+			col := t.Column(name)
+			if col == nil {
+				return types.DynType, true // said already
+			}
+			return celType(col.Type), true
+		})
+		if err != nil {
+			c.errorf(CodeCondition, r.pos["when"], "conditions are not available: %s", err)
+			return
 		}
-		return celType(col.Type), true
-	})
-	if err != nil {
-		c.errorf(CodeCondition, r.pos["when"], "conditions are not available: %s", err)
-		return
+		c.envs[t] = env
 	}
 	_, errs := compileCondition(env, r.When)
 	for _, e := range errs {

@@ -74,12 +74,13 @@ func (c *checker) identity(r *Rule, t *TableInfo) {
 }
 
 // identityFix is the statement that makes the log carry what the rules need of
-// a table. An index is better than FULL: column lists stay possible.
-func (c *checker) identityFix(t *TableInfo) string {
+// a table, and the columns given beside. An index is better than FULL: column
+// lists stay possible.
+func (c *checker) identityFix(t *TableInfo, more ...string) string {
 	table := quoteTable(t)
-	var old []string
+	old := slices.Clone(more)
 	if n := c.need[t.QualifiedName()]; n != nil {
-		old = n.old
+		old = slices.Concat(n.old, more)
 	}
 	hidden := slices.ContainsFunc(old, func(col string) bool { return !slices.Contains(t.PrimaryKey, col) })
 	if len(t.PrimaryKey) > 0 && !hidden {

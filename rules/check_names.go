@@ -39,12 +39,15 @@ func printKind(col *ColumnInfo) string {
 	return "text" // varchar, char, enum, citext: the same bytes for the same value
 }
 
+// urlSafe is what the filter urlencode leaves as it is.
+const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
 // alphabet is every character that values of a type print with; all is true if
 // there is no saying.
 func alphabet(oid uint32, filters []keytext.Filter) (chars string, all bool) {
 	for _, f := range filters {
 		if f == keytext.URLEncode {
-			return "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%", false
+			return urlSafe + "%", false
 		}
 	}
 	const digits = "0123456789"
@@ -86,10 +89,13 @@ func (c *checker) separators(r *Rule, t *TableInfo) {
 				continue
 			}
 			chars, all := alphabet(col.Type, s.Filters)
-			fix := fmt.Sprintf("{%s|urlencode}", placeholderText(s))
+			fix := fmt.Sprintf("escape the value: {%s|urlencode}", placeholderText(s))
 			if i+2 < len(segs) && segs[i+1].Column == "" { // a literal, and more behind it
 				if sep := segs[i+1].Literal; all || contains(chars, sep) {
-					c.warn(CodeSeparator, tpl.segmentPlace(s), "escape the value: "+fix,
+					if contains(urlSafe, sep) {
+						fix = "separate with a colon, and escape the value if it may contain one"
+					}
+					c.warn(CodeSeparator, tpl.segmentPlace(s), fix,
 						"a value of %q may contain %q, which ends it in %q: different rows can build one name", s.Column, sep, tpl)
 				}
 			}
@@ -111,7 +117,7 @@ func (c *checker) overlaps(tpl *Template, s *keytext.Segment, fix string) {
 		q := o.Key.Pattern()
 		if o != tpl.Class && strings.HasPrefix(q.Prefix(), p.Prefix()) && p.Unify(q) &&
 			(len(q.Prefix()) > len(p.Prefix()) || q.LiteralLen() > p.LiteralLen()) {
-			c.warn(CodeSeparator, tpl.segmentPlace(s), "escape the value: "+fix,
+			c.warn(CodeSeparator, tpl.segmentPlace(s), fix,
 				"a value of %q with a colon makes a key of the form %q look like one of entry %q (%s)", s.Column, tpl, o.Name, o.Key)
 		}
 	}

@@ -238,5 +238,6 @@ func (w *conditionWalk) column(id int64, row, name string) {
 		s = readsChanged
 	}
 	line, col := w.place(id)
-	w.columns = append(w.columns, conditionColumn{name: name, side: s, line: line, col: col})
+	// The engine puts a selection at its dot, and a call at its parenthesis.
+	w.columns = append(w.columns, conditionColumn{name: name, side: s, line: line, col: col + 1})
 }

@@ -66,6 +66,21 @@ func (d *decoder) textPlace(n *yaml.Node) place {
 	return p
 }
 
+// folded reports whether the lines of a scalar were joined, so that an offset in
+// its text says nothing about its place in the file.
+func (d *decoder) folded(n *yaml.Node) bool {
+	style := n.Style &^ yaml.TaggedStyle
+	if style == yaml.LiteralStyle {
+		return false
+	}
+	p := d.textPlace(n)
+	return style == yaml.FoldedStyle || p.line > len(d.lines) || p.col-1+len(n.Value) > len(d.lines[p.line-1])
+}
+
+// parserMessage is how the YAML library's parser, as against its scanner, words
+// its errors: it counts lines from 0 in them, and leaves out line 0.
+var parserMessage = regexp.MustCompile(`did not find expected (',' or|key|'-'|node|<)`)
+
 var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?: `)
 
 // document parses the file's single document. nil means that a finding says
@@ -117,7 +132,10 @@ func (d *decoder) yamlError(err error) {
 		}
 		msg = strings.Replace(msg, m[0], "", 1)
 	}
-	p.line, p.col = max(p.line, 1), max(p.col, 1)
+	if parserMessage.MatchString(msg) && yamlLine.MatchString(err.Error()) {
+		p.line++
+	}
+	p.line, p.col = min(max(p.line, 1), max(len(d.lines), 1)), max(p.col, 1)
 	msg, _, _ = strings.Cut(msg, "\n")
 	d.errorf(CodeSyntax, p, "YAML: %s", msg)
 }

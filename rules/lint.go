@@ -120,7 +120,7 @@ func (l *linter) sameKey() {
 				first[id] = use{r, k}
 				continue
 			}
-			if !slices.Equal(was.t.Placeholders(), k.Placeholders()) {
+			if was.rule != r && !slices.Equal(was.t.Placeholders(), k.Placeholders()) {
 				l.subject = subject{rule: r.Name}
 				l.warn(CodeKeyColumns, k.pos, "check which column the key is made of; if both are meant, give the keys different literals",
 					"key %q and key %q of rule %q build one form of key from different columns of %s", k, was.t, was.rule.Name, r.QualifiedTable())

@@ -61,7 +61,7 @@ func (b *builder) rule(n *yaml.Node) {
 	if v := f.value("when"); v != nil {
 		if text, ok := d.text(v, "when"); ok {
 			r.When = text
-			r.pos["when"] = d.textPlace(v)
+			r.pos["when"], r.folded = d.textPlace(v), d.folded(v)
 			b.ruleWhen(v, r)
 		}
 	}

@@ -18,8 +18,6 @@ func (b *builder) ruleWhen(n *yaml.Node, r *Rule) {
 		b.env = env
 	}
 	cond, errs := compileCondition(b.env, r.When)
-	// A plain or quoted text of several lines was folded into one: the places
-	// of its tokens are lost, and the first line has to do.
 	for _, e := range errs {
 		b.d.add(Error, CodeCondition, r.whenPlace(e.line, e.col), e.hint, "when: %s", e.message)
 	}

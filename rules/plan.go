@@ -200,6 +200,9 @@ func (r *Rule) templates() []*Template {
 // whenPlace turns a place in the condition's text into one in the file.
 func (r *Rule) whenPlace(line, col int) place {
 	p := r.pos["when"]
+	if r.folded {
+		return p
+	}
 	if line > 1 {
 		p.line += line - 1
 	}

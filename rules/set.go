@@ -208,6 +208,8 @@ type Rule struct {
 	pos     map[string]place
 	ordinal int
 	cond    *condition
+	// folded: the condition's lines were joined, so places in it are lost.
+	folded bool
 }
 
 // QualifiedTable is schema.name, unquoted, as change.Table has it.
