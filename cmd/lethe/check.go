@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/catalog"
+	"github.com/lethe-cache/lethe/rules"
+)
+
+func (p *program) checkCommand() *cobra.Command {
+	var output string
+	var strict bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check the rules, against the live schema where LETHE_POSTGRES_URL is set",
+		Long: `Check the rules: the grammar, and what will go wrong later. Where
+LETHE_POSTGRES_URL is set they are checked against the live schema too. Nothing is
+created or changed. Exit code 3 if there are errors, with --strict also if there
+are warnings.`,
+		Args: cobra.MaximumNArgs(64),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "text" && output != "json" {
+				return usagef("-o %s: want text or json", output)
+			}
+			if len(args) > 0 {
+				p.settings.Rules = args
+			}
+			if err := p.settings.validate(false); err != nil {
+				return err
+			}
+			findings, live, err := p.checkRules(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := p.printCheck(findings, live, output); err != nil {
+				return err
+			}
+			if findings.HasErrors() || strict && len(findings) > 0 {
+				return silent(exitRules)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
+	return cmd
+}
+
+// checkRules returns everything that is wrong with the rules; live says that
+// the schema was looked at.
+func (p *program) checkRules(ctx context.Context) (findings rules.Findings, live bool, err error) {
+	set, err := p.loadRules()
+	if found, ok := err.(rules.Findings); ok { //nolint:errorlint // loadRules returns them unwrapped
+		return found, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if p.settings.PostgresURL == "" {
+		return set.Lint(), false, nil
+	}
+	schema, err := p.liveSchema(ctx, set)
+	if err != nil {
+		return nil, false, err
+	}
+	return set.Check(schema), true, nil
+}
+
+// liveSchema reads what the rules need to know of the database. One attempt:
+// whoever asks is waiting.
+func (p *program) liveSchema(ctx context.Context, set *rules.Set) (schema rules.Schema, err error) {
+	d, err := openDatabase(p.settings.PostgresURL, p.log)
+	if err != nil {
+		return schema, err
+	}
+	defer d.close()
+	err = d.withConn(ctx, func(conn *pgx.Conn) error {
+		schema, err = catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
+		return err
+	})
+	if err != nil {
+		return schema, cdc.Classify("read the live schema", err)
+	}
+	return schema, nil
+}
+
+// finding is a Finding as -o json prints it.
+type finding struct {
+	Code     string `json:"code"`
+	Severity string `json:"severity"`
+	File     string `json:"file"`
+	Line     int    `json:"line,omitempty"`
+	Column   int    `json:"column,omitempty"`
+	Rule     string `json:"rule,omitempty"`
+	Entry    string `json:"entry,omitempty"`
+	Message  string `json:"message"`
+	Fix      string `json:"fix,omitempty"`
+}
+
+func (p *program) printCheck(findings rules.Findings, live bool, output string) error {
+	if output == "json" {
+		list := make([]finding, len(findings))
+		for i, f := range findings {
+			list[i] = finding{f.Code, f.Severity.String(), f.File, f.Line, f.Col, f.Rule, f.Entry, f.Message, f.Fix}
+		}
+		encoder := json.NewEncoder(p.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(map[string]any{
+			"live": live, "errors": len(findings.Errors()), "warnings": len(findings.Warnings()), "findings": list,
+		})
+	}
+	printFindings(p.stdout, findings)
+	against := "the grammar only; set LETHE_POSTGRES_URL to check against the live schema"
+	if live {
+		against = "the live schema"
+	}
+	_, err := fmt.Fprintf(p.stdout, "%d error(s), %d warning(s); checked against %s\n",
+		len(findings.Errors()), len(findings.Warnings()), against)
+	return err
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/publication"
+	"github.com/lethe-cache/lethe/cdc/source"
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/rules"
+)
+
+// database is the ordinary connections to the primary, all that the process
+// has beside the reader's own.
+type database struct {
+	pool  *pgxpool.Pool
+	log   *slog.Logger
+	watch *publication.Watcher
+}
+
+// What bounds a statement of ours: the application never waits long for a lock
+// that we hold or wait for, and none of ours hangs behind a dead synchronous
+// standby.
+const (
+	statementTimeout = "30s"
+	lockTimeout      = "2s"
+	connectTimeout   = 5 * time.Second
+)
+
+func openDatabase(url string, log *slog.Logger) (*database, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, usagef("LETHE_POSTGRES_URL: %w", err)
+	}
+	config.MaxConns = 4
+	config.ConnConfig.ConnectTimeout = connectTimeout
+	for name, value := range map[string]string{
+		"application_name": "lethe", "synchronous_commit": "local",
+		"statement_timeout": statementTimeout, "lock_timeout": lockTimeout,
+	} {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return nil, err
+	}
+	return &database{pool: pool, log: log}, nil
+}
+
+func (d *database) close() { d.pool.Close() }
+
+// instance asks the server who it is and where its log ends.
+func (d *database) instance(ctx context.Context) (source.Instance, error) {
+	return source.Read(ctx, d.pool)
+}
+
+// withConn runs f on one connection.
+func (d *database) withConn(ctx context.Context, f func(*pgx.Conn) error) error {
+	conn, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return f(conn.Conn())
+}
+
+// checkWALLevel refuses a server that writes no logical log, with the cure.
+func (d *database) checkWALLevel(ctx context.Context) error {
+	var level string
+	if err := d.pool.QueryRow(ctx, "SELECT current_setting('wal_level')").Scan(&level); err != nil {
+		return err
+	}
+	if level != "logical" {
+		return &exitError{
+			code: exitFailed, err: fmt.Errorf("wal_level is %s, logical replication needs logical", level),
+			hint: "ALTER SYSTEM SET wal_level = logical, then restart Postgres",
+		}
+	}
+	return nil
+}
+
+// syncPublications makes the publications and brings them in step with the
+// rules. What entered is returned: a gap for the classes of its rules.
+func (d *database) syncPublications(ctx context.Context, name string, uses []rules.TableUse) (publication.Changes, error) {
+	cfg := publication.Config{Name: name}
+	changes, err := publication.Sync(ctx, d.pool, cfg, uses)
+	if err != nil {
+		return changes, err
+	}
+	d.watch = publication.NewWatcher(cfg, uses)
+	_, err = d.watch.Check(ctx, d.pool) // what later checks compare with
+	d.logPublications(changes)
+	return changes, err
+}
+
+// raiser is the part of the reader that gaps are told to.
+type raiser interface {
+	Raise(r change.Raise, twice bool) <-chan struct{}
+}
+
+var _ raiser = (*cdc.Reader)(nil)
+
+// raiseGaps asks for the raises that changes of the publications make due.
+func raiseGaps(r raiser, changes publication.Changes) {
+	if gap := append(append([]string(nil), changes.Entered...), changes.Grew...); len(gap) > 0 {
+		r.Raise(change.Raise{Cause: uniqueCause("publication"), Reason: change.ReasonPublication, Tables: gap}, true)
+	}
+	if once := append(append([]string(nil), changes.Altered...), changes.Blind...); len(once) > 0 {
+		r.Raise(change.Raise{Cause: uniqueCause("publication"), Reason: change.ReasonPublication, Tables: once}, false)
+	}
+}
+
+// watchPublication looks every second at what DDL has done to the tables of the
+// rules, mends the publications, and raises what the log said nothing of.
+func (d *database) watchPublication(ctx context.Context, r raiser) {
+	ticker := time.NewTicker(publication.WatchInterval)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		changes, err := d.watch.Check(ctx, d.pool)
+		if ctx.Err() != nil {
+			return
+		}
+		raiseGaps(r, changes)
+		d.logPublications(changes)
+		if err != nil && !failing {
+			d.log.Warn("check publications", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+func (d *database) logPublications(c publication.Changes) {
+	if c.Any() || len(c.Altered) > 0 {
+		d.log.Info("publications in step with the rules", "created", c.Created, "entered", c.Entered, "grew", c.Grew,
+			"moved", c.Moved, "left", c.Left, "altered", c.Altered)
+	}
+	if len(c.Blind)+len(c.Missing)+len(c.MissingColumns) > 0 {
+		d.log.Warn("changes of tables can not be seen; their classes are forgotten again and again while this lasts",
+			"without_replica_identity", c.Blind, "missing_tables", c.Missing, "missing_columns", c.MissingColumns)
+	}
+}
+
+// uniqueCause names a raise that is asked for once.
+func uniqueCause(what string) string {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails, by its documentation
+	return what + "/" + hex.EncodeToString(random[:])
+}

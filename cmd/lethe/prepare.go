@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/catalog"
+	"github.com/lethe-cache/lethe/cdc/publication"
+	"github.com/lethe-cache/lethe/cdc/source"
+	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/invalidator"
+	"github.com/lethe-cache/lethe/migrations"
+	"github.com/lethe-cache/lethe/rules"
+	"github.com/lethe-cache/lethe/stream/deadletter"
+	"github.com/lethe-cache/lethe/stream/direct"
+	"github.com/lethe-cache/lethe/stream/kafka"
+)
+
+// prepare brings up the parts in the order in which they need each other. A
+// server that does not answer is tried again until ctx ends; what a retry can
+// not cure is returned at once.
+func (p *pipeline) prepare(ctx context.Context) error {
+	compiled, err := invalidator.NewRules(p.rules)
+	if err != nil {
+		return err
+	}
+	var changes publication.Changes
+	steps := []struct {
+		stage string
+		do    func(context.Context) error
+	}{
+		{"connecting to Postgres", p.prepareDatabase},
+		{"bringing the publications in step", func(ctx context.Context) (err error) {
+			if p.roles.reader {
+				changes, err = p.up.database.syncPublications(ctx, p.settings.Publication, p.rules.Tables())
+			}
+			return err
+		}},
+		{"connecting to Redis", p.prepareStore},
+		{"opening the log", p.prepareLog},
+	}
+	for _, s := range steps {
+		p.setStage(s.stage)
+		if err := p.retry(ctx, s.stage, s.do); err != nil {
+			return err
+		}
+	}
+	if p.roles.worker {
+		if err := p.prepareWorker(compiled); err != nil {
+			return err
+		}
+	}
+	if p.roles.reader {
+		if err := p.prepareReader(changes); err != nil {
+			return err
+		}
+	}
+	p.setStage(stageRunning)
+	p.prepared.Store(true)
+	return nil
+}
+
+// retry repeats a step while its error is one that time may cure.
+func (p *pipeline) retry(ctx context.Context, stage string, step func(context.Context) error) error {
+	policy := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(2*time.Second),
+		backoff.WithMaxElapsedTime(0)) // a supervisor: it is for people to give up
+	var last error
+	err := backoff.RetryNotify(func() error {
+		last = step(ctx)
+		if last != nil && permanent(last) {
+			return backoff.Permanent(last)
+		}
+		return last
+	}, backoff.WithContext(policy, ctx), func(err error, wait time.Duration) {
+		p.setStage(stage + ": " + err.Error())
+		p.log.Warn("trying again", "step", stage, "error", err, "retry_in", wait.Round(time.Millisecond))
+	})
+	if err != nil && last != nil {
+		return last
+	}
+	return err
+}
+
+// permanent reports whether trying again can not cure err.
+func permanent(err error) bool {
+	var exit *exitError
+	var findings rules.Findings
+	var denied *publication.DeniedError
+	var unusable *publication.UnusableError
+	var refused *source.RefusedError
+	var config *pgconn.ParseConfigError
+	switch {
+	case errors.As(err, &exit), errors.As(err, &findings), errors.As(err, &denied), errors.As(err, &unusable),
+		errors.As(err, &config), cdc.IsPermanent(err):
+		return true
+	case errors.As(err, &refused):
+		return refused.Permanent()
+	}
+	return false
+}
+
+// prepareDatabase connects, applies pending migrations where it may, and checks
+// the rules against the live schema.
+func (p *pipeline) prepareDatabase(ctx context.Context) error {
+	if p.up.database == nil {
+		d, err := openDatabase(p.settings.PostgresURL, p.log)
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.up.database = d
+		p.mu.Unlock()
+	}
+	d := p.up.database
+	if err := d.pool.Ping(ctx); err != nil {
+		return cdc.Classify("connect to Postgres", err)
+	}
+	if !p.roles.reader {
+		return nil
+	}
+	if err := d.checkWALLevel(ctx); err != nil {
+		return err
+	}
+	return d.withConn(ctx, func(conn *pgx.Conn) error {
+		result, err := migrations.Apply(ctx, conn, migrations.Options{})
+		if err != nil {
+			return cdc.Classify("apply migrations", err)
+		}
+		if len(result.Applied) > 0 {
+			p.log.Info("migrations applied", "names", result.Applied)
+		}
+		for _, lost := range result.Degraded {
+			p.log.Warn("a migration may not be applied by this role", "lost", lost)
+		}
+		schema, err := catalog.Read(ctx, conn, catalog.Tables(p.rules.Tables()))
+		if err != nil {
+			return cdc.Classify("read the live schema", err)
+		}
+		findings := p.rules.Check(schema)
+		for _, f := range findings.Warnings() {
+			p.log.Warn("rules", "code", f.Code, "finding", f.String(), "fix", f.Fix)
+		}
+		if errs := findings.Errors(); len(errs) > 0 {
+			return errs
+		}
+		return nil
+	})
+}
+
+func (p *pipeline) prepareStore(ctx context.Context) error {
+	if !p.roles.worker {
+		return nil
+	}
+	store, err := coherence.Dial(ctx, p.settings.RedisURL, coherence.Options{
+		Namespace: p.rules.Namespace, Logger: p.log, RunID: p.redisRunID,
+	})
+	if err != nil {
+		return classifyRedis(err)
+	}
+	p.mu.Lock()
+	p.up.store = store
+	p.mu.Unlock()
+	return nil
+}
+
+// classifyRedis marks what a retry can not cure: who we are is not accepted.
+func classifyRedis(err error) error {
+	if redis.HasErrorPrefix(err, "WRONGPASS") || redis.HasErrorPrefix(err, "NOAUTH") || redis.HasErrorPrefix(err, "NOPERM") {
+		return &exitError{code: exitFailed, err: err, hint: "put the user and password into LETHE_REDIS_URL: redis://user:password@host:port"}
+	}
+	return err
+}
+
+// prepareLog opens one end of the log or both.
+func (p *pipeline) prepareLog(ctx context.Context) error {
+	if p.settings.direct() {
+		log := direct.New(direct.Config{})
+		p.mu.Lock()
+		p.up.writer, p.up.consumer = log, log
+		p.up.deadLetters = deadletter.NewPostgres(p.up.database.pool)
+		p.mu.Unlock()
+		return nil
+	}
+	cfg := p.settings.kafka(p.rules.Namespace, p.log)
+	if p.up.deadLetters == nil {
+		letters, err := kafka.NewDeadLetters(cfg)
+		if err != nil {
+			return usagef("kafka settings: %w", err)
+		}
+		p.mu.Lock()
+		p.up.deadLetters = letters
+		p.mu.Unlock()
+	}
+	cfg.DeadLetters = p.up.deadLetters
+	if p.roles.reader && p.up.writer == nil {
+		writer, err := kafka.NewWriter(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.up.writer = writer
+		p.mu.Unlock()
+	}
+	if p.roles.worker && p.up.consumer == nil {
+		consumer, err := kafka.NewConsumer(cfg)
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.up.consumer = consumer
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+func (p *pipeline) prepareWorker(compiled *invalidator.Rules) error {
+	worker, err := invalidator.New(invalidator.Config{
+		Store: p.up.store, Rules: func() *invalidator.Rules { return compiled },
+		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN,
+		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer,
+	})
+	if err != nil {
+		return fmt.Errorf("make the worker: %w", err)
+	}
+	p.mu.Lock()
+	p.up.worker = worker
+	p.mu.Unlock()
+	return nil
+}
+
+func (p *pipeline) prepareReader(changes publication.Changes) error {
+	reader, err := cdc.New(cdc.Config{
+		URL: p.settings.PostgresURL, Slot: p.settings.Slot,
+		Publications: publication.Config{Name: p.settings.Publication}.Names(),
+		Writer:       p.up.writer, Source: source.New(p.settings.Slot, p.log), Hints: p.hints,
+		DeadLetters: p.up.deadLetters, Logger: p.log, Observer: p.metrics,
+		WALBudget: p.settings.WALBudget,
+	})
+	if err != nil {
+		return fmt.Errorf("make the reader: %w", err)
+	}
+	raiseGaps(reader, changes)
+	p.mu.Lock()
+	p.up.reader = reader
+	p.mu.Unlock()
+	return nil
+}
+
+// hints tell the reader what the cache remembers of the source.
+func (p *pipeline) hints(ctx context.Context) (source.Hints, error) {
+	var hints source.Hints
+	if p.up.store != nil {
+		recorded, err := p.up.store.Source(ctx)
+		if err != nil && !errors.Is(err, coherence.ErrNoSource) {
+			return hints, err
+		}
+		hints.Redis = recorded
+	}
+	return hints, nil
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+)
+
+// patience is how long readiness waits for the second raise of a start, which
+// an old transaction of the application may delay for as long as it runs.
+const patience = 10 * time.Second
+
+// readiness looks at every part. It may be called at any time.
+func (p *pipeline) readiness() readiness {
+	p.mu.Lock()
+	stage, up := p.stage, p.up
+	p.mu.Unlock()
+	r := readiness{Details: map[string]any{"stage": stage}}
+	wait := func(format string, args ...any) { r.Reasons = append(r.Reasons, fmt.Sprintf(format, args...)) }
+	if stage != stageRunning {
+		wait("%s", stage)
+	}
+	if up.reader != nil {
+		p.readerReadiness(&r, up, wait)
+	}
+	if up.worker != nil {
+		r.Reasons = append(r.Reasons, up.worker.Unready()...)
+	}
+	if up.consumer != nil && up.consumer.Assigned() == 0 {
+		wait("no partition of the log is assigned to this worker")
+	}
+	r.Ready = len(r.Reasons) == 0
+	return r
+}
+
+func (p *pipeline) readerReadiness(r *readiness, up parts, wait func(string, ...any)) {
+	state := up.reader.State()
+	r.Details["reader"] = map[string]any{
+		"phase": state.Phase, "era": state.Source.Era, "received": state.Received.String(), "visible": state.V.String(),
+		"confirmed": state.Confirmed.String(), "held_commits": state.Held, "slot_lag_bytes": state.Slot.LagBytes,
+	}
+	if !state.Streaming() {
+		reason := string(state.Phase)
+		if state.LastError != "" {
+			reason += ": " + state.LastError
+		}
+		wait("slot %s: %s", p.settings.Slot, reason)
+	}
+	for _, raise := range state.Raises {
+		text := fmt.Sprintf("raise because of %s waits for %d transactions that ran when it was asked for", raise.Reason, raise.Running)
+		if !raise.Raised || time.Since(raise.Since) < patience {
+			wait("%s", text)
+			continue
+		}
+		r.Details["raise_due_"+raise.Reason] = text
+	}
+	if state.Source.Era == 0 && state.Streaming() {
+		r.Details["era"] = "not known: stamps are not used, and every start forgets everything (" + change.ReasonUnknownEra + ")"
+	}
+}
+
+// stageRunning is the stage of a pipeline that is up.
+const stageRunning = "running"

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/lethe-cache/lethe/rules"
+)
+
+func (p *program) runCommand() *cobra.Command {
+	var names []string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Follow the database and empty the cache",
+		Long: `Follow the database and empty the cache.
+
+Without LETHE_KAFKA_BROKERS reader and worker share this process, and the slot
+follows what Redis has applied. With them the reader writes to the topic and the
+workers of a group share its partitions; --roles splits the two.
+
+The first SIGINT or SIGTERM stops the intake and applies what was taken; the
+second leaves it, to be delivered again at the next start.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := parseRoles(names, p.settings.direct())
+			if err != nil {
+				return err
+			}
+			if err := p.settings.validate(true); err != nil {
+				return err
+			}
+			set, err := p.loadRules()
+			if err != nil {
+				return err
+			}
+			for _, f := range set.Lint().Warnings() {
+				p.log.Debug("rules", "code", f.Code, "finding", f.String(), "fix", f.Fix)
+			}
+			graceful, hurry, release := stopSignals(cmd.Context())
+			defer release()
+			registry := prometheus.NewRegistry()
+			line := newPipeline(&p.settings, r, set, p.log, registry)
+			var server *httpServer
+			if p.settings.Listen != "" {
+				if server, err = listen(p.settings.Listen, registry, line.readiness); err != nil {
+					return err
+				}
+			}
+			p.log.Info("lethe starts", "version", buildVersion(), "roles", strings.Join(names, ","),
+				"transport", p.settings.transport(), "rules", len(set.Rules), "listen", p.settings.Listen)
+			err = errors.Join(line.run(graceful, hurry), server.close())
+			p.log.Info("lethe stopped")
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&names, "roles", []string{"reader", "worker"}, "what this process does: reader, worker")
+	cmd.Flags().Int64Var(&p.settings.WALBudget, "wal-budget", 0,
+		"bytes of WAL that the slot may keep; beyond it the slot is given up and everything cached is forgotten (0: no limit)")
+	return cmd
+}
+
+// parseRoles reads --roles. In direct the reader and the worker can not be
+// parted: there is nothing between them.
+func parseRoles(names []string, direct bool) (roles, error) {
+	var r roles
+	for _, name := range names {
+		switch strings.TrimSpace(name) {
+		case "reader":
+			r.reader = true
+		case "worker":
+			r.worker = true
+		case "warmer", "console", "audit":
+			return r, usagef("--roles: %q is not part of this version; it has reader and worker", name)
+		default:
+			return r, usagef("--roles: unknown role %q: want reader, worker", name)
+		}
+	}
+	if !r.reader && !r.worker {
+		return r, usagef("--roles: names no role: want reader, worker")
+	}
+	if direct && (!r.reader || !r.worker) {
+		return r, usagef("--roles %s needs a broker between reader and worker: set LETHE_KAFKA_BROKERS", strings.Join(names, ","))
+	}
+	return r, nil
+}
+
+// loadRules reads the rules files; findings of severity error are the error.
+func (p *program) loadRules() (*rules.Set, error) {
+	set, err := rules.Load(p.settings.Rules...)
+	if err != nil {
+		var findings rules.Findings
+		if errors.As(err, &findings) {
+			return nil, err
+		}
+		return nil, &exitError{code: exitFailed, err: fmt.Errorf("read the rules: %w", err), hint: "LETHE_RULES names the files"}
+	}
+	return set, nil
+}
