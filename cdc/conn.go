@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -208,6 +209,25 @@ func (p *pgPrimary) snapshot(ctx context.Context) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	return ParseSnapshot(s)
+}
+
+// gap has an xid assigned, which costs one and tells which are older: what is
+// running may be newer than everything that a snapshot lists.
+func (p *pgPrimary) gap(ctx context.Context) (*Gap, error) {
+	s, err := p.ask(ctx, `SELECT pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text`)
+	if err != nil {
+		return nil, err
+	}
+	text, own, _ := strings.Cut(s, " ")
+	snap, err := ParseSnapshot(text)
+	if err != nil {
+		return nil, err
+	}
+	next, err := strconv.ParseUint(own, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("parse xid %q: %w", own, err)
+	}
+	return NewGap(snap, next), nil
 }
 
 func (p *pgPrimary) insertLSN(ctx context.Context) (change.LSN, error) {

@@ -171,6 +171,12 @@ func (p *fakePrimary) snapshot(context.Context) (Snapshot, error) {
 	return p.snap, p.err
 }
 
+func (p *fakePrimary) gap(context.Context) (*Gap, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return NewGap(p.snap, p.snap.Xmax), nil
+}
+
 func (p *fakePrimary) insertLSN(context.Context) (change.LSN, error) { return 5000, nil }
 
 func (p *fakePrimary) set(s *Snapshot) {

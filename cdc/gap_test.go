@@ -10,7 +10,7 @@ import (
 
 func TestGapWaitsForWhatRan(t *testing.T) {
 	t.Parallel()
-	g := NewGap(*runningXids(5, 9))
+	g := NewGap(*runningXids(5, 9), 1000)
 	if g.Observe(runningXids(5, 9)) {
 		t.Error("closed while both run")
 	}
@@ -24,7 +24,12 @@ func TestGapWaitsForWhatRan(t *testing.T) {
 	if !g.Observe(&Snapshot{Xmin: 1500, Xmax: 2000, Xip: []uint64{1500}}) {
 		t.Error("not closed although both are over")
 	}
-	if !NewGap(*runningXids()).Observe(runningXids()) {
+	// Newer than all that is over, and older than next: it may be flushed.
+	g = NewGap(*runningXids(), 1002)
+	if g.Running() != 2 || g.Observe(&Snapshot{Xmin: 1001, Xmax: 1003, Xip: []uint64{1001}}) {
+		t.Error("does not wait for what lies above xmax")
+	}
+	if !NewGap(*runningXids(), 1000).Observe(runningXids()) {
 		t.Error("a gap in which nothing ran is not closed")
 	}
 }
@@ -34,7 +39,7 @@ func TestRaiserLifeOfARaise(t *testing.T) {
 		r := newRaiser()
 		done := r.ask(change.Raise{Cause: "c", Reason: change.ReasonPublication}, true)
 		once := r.ask(change.Raise{Cause: "d"}, false)
-		take := func() (Snapshot, error) { return *runningXids(7), nil }
+		take := func() (*Gap, error) { return NewGap(*runningXids(7), 1000), nil }
 		causes := func(due []dueRaise) (out []string) {
 			for _, d := range due {
 				out = append(out, d.raise.Cause)

@@ -15,6 +15,8 @@ import (
 type primary interface {
 	// snapshot takes a snapshot now: it begins after the call does.
 	snapshot(ctx context.Context) (Snapshot, error)
+	// gap begins to wait for everything that runs now.
+	gap(ctx context.Context) (*Gap, error)
 	// insertLSN returns where WAL is written.
 	insertLSN(ctx context.Context) (change.LSN, error)
 }
@@ -266,7 +268,7 @@ func (g *gateRunner) raise(ctx, appendCtx context.Context, snap *Snapshot, gaps 
 	if !gaps {
 		snap = nil
 	}
-	due, err := g.raises.due(snap, func() (Snapshot, error) { return g.primary.snapshot(ctx) })
+	due, err := g.raises.due(snap, func() (*Gap, error) { return g.primary.gap(ctx) })
 	if err != nil {
 		return fmt.Errorf("take snapshot for a raise: %w", err)
 	}

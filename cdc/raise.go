@@ -110,21 +110,16 @@ func (r *raiser) pending() bool {
 
 // due returns what is to be appended: raises that are new and, given a
 // snapshot, second raises whose gap it closes. For the first of two it takes a
-// snapshot of its own, which is surely later than the event.
-func (r *raiser) due(snap *Snapshot, take func() (Snapshot, error)) ([]dueRaise, error) {
-	asked, twice := r.asked()
-	var fresh Snapshot
-	if twice {
-		var err error
-		if fresh, err = take(); err != nil { // not under the lock: it takes a round trip
-			return nil, err
-		}
-	}
+// gap, which is surely later than the event.
+func (r *raiser) due(snap *Snapshot, take func() (*Gap, error)) ([]dueRaise, error) {
 	var due []dueRaise
-	for _, req := range asked {
+	for _, req := range r.asked() {
 		d := dueRaise{raise: req.raise, req: req}
 		if req.twice {
-			d.gap = NewGap(fresh)
+			var err error
+			if d.gap, err = take(); err != nil { // not under the lock: it takes a round trip
+				return nil, err
+			}
 		}
 		due = append(due, d)
 	}
@@ -146,16 +141,15 @@ func (r *raiser) due(snap *Snapshot, take func() (Snapshot, error)) ([]dueRaise,
 	return due, nil
 }
 
-func (r *raiser) asked() (asked []*raiseRequest, twice bool) {
+func (r *raiser) asked() (asked []*raiseRequest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, req := range r.list {
 		if req.stage == raiseAsked {
 			asked = append(asked, req)
-			twice = twice || req.twice
 		}
 	}
-	return asked, twice
+	return asked
 }
 
 // appended notes that what due returned stands in batch seq.

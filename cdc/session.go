@@ -58,7 +58,7 @@ func (r *Reader) open(ctx context.Context, broken bool) (s *session, err error) 
 	if err := r.checkPublications(ctx, s.keeper); err != nil {
 		return s, err
 	}
-	created, err := r.ensureSlot(ctx, s.keeper, s.id.version, broken)
+	created, err := s.ensureSlot(ctx, broken)
 	if err != nil {
 		return s, err
 	}
@@ -144,11 +144,7 @@ func (s *session) openSource(ctx context.Context) error {
 		}
 		src, opened, err := t.Open(ctx, s.keeper, hints)
 		if err != nil {
-			var refused *source.RefusedError
-			if errors.As(err, &refused) && refused.Permanent() {
-				return &Error{Op: "open the source", Err: err}
-			}
-			return classify("open the source", err)
+			return openError(err)
 		}
 		_, checked, err := t.CheckSlot(ctx, s.keeper)
 		if err != nil {
@@ -183,6 +179,15 @@ func (s *session) openSource(ctx context.Context) error {
 	r.last, r.source = s.id, s.source
 	r.mu.Unlock()
 	return nil
+}
+
+// openError judges what the tracker says of the server.
+func openError(err error) error {
+	var refused *source.RefusedError
+	if errors.As(err, &refused) && refused.Permanent() {
+		return &Error{Op: "open the source", Err: err}
+	}
+	return classify("open the source", err)
 }
 
 // stream runs the session until something ends it.

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/change"
 )
 
@@ -17,7 +20,8 @@ import (
 // A slot that is lost is dropped and made anew. What lies between is a gap that
 // no retry brings back; the raises that the caller asks for heal it, and
 // reading on from the new slot is safe.
-func (r *Reader) ensureSlot(ctx context.Context, conn *pgx.Conn, version int, broken bool) (created bool, err error) {
+func (s *session) ensureSlot(ctx context.Context, broken bool) (created bool, err error) {
+	r, conn := s.reader, s.keeper
 	for {
 		var plugin, database, kind string
 		var lost, temporary bool
@@ -25,7 +29,7 @@ func (r *Reader) ensureSlot(ctx context.Context, conn *pgx.Conn, version int, br
 			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, r.cfg.Slot).Scan(&plugin, &database, &kind, &temporary, &lost)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			err := r.createSlot(ctx, conn, version)
+			err := s.createSlot(ctx)
 			if sqlState(err) == codeDuplicateObject {
 				continue // another process was quicker
 			}
@@ -52,10 +56,29 @@ func (r *Reader) ensureSlot(ctx context.Context, conn *pgx.Conn, version int, br
 }
 
 // createSlot makes the slot by SQL, since the replication command does not know
-// failover slots. It waits for every transaction that is running to end; that
-// can take long, and no timeout helps.
-func (r *Reader) createSlot(ctx context.Context, conn *pgx.Conn, version int) error {
+// failover slots. The server waits for every transaction that is running to
+// end; that can take long, and no timeout helps. What is cached is stale all
+// the while, so it is forgotten in the meantime too.
+func (s *session) createSlot(ctx context.Context) (err error) {
+	r, conn, version := s.reader, s.keeper, s.id.version
 	r.setPhase(PhaseCreatingSlot, nil)
+	created := make(chan struct{})
+	var wg sync.WaitGroup
+	var raised error
+	wg.Go(func() {
+		select {
+		case <-time.After(raiseEarly):
+			raised = s.raiseEarly(ctx)
+		case <-created:
+		}
+	})
+	defer func() {
+		close(created)
+		wg.Wait()
+		if err == nil {
+			err = raised
+		}
+	}()
 	op := "create slot " + r.cfg.Slot
 	if _, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)`); err != nil {
 		return classify(op, err)
@@ -78,6 +101,38 @@ func (r *Reader) createSlot(ctx context.Context, conn *pgx.Conn, version int) er
 	}
 	r.cfg.Logger.Info("slot created", "slot", r.cfg.Slot, "lsn", at, "failover", version >= 170000)
 	return nil
+}
+
+// raiseEarly is how long the making of a slot may take before what is cached is
+// forgotten without waiting for it.
+const raiseEarly = 200 * time.Millisecond
+
+// raiseEarly puts a raise into the log while no slot is read. It replaces none
+// of the two that follow when there is one.
+func (s *session) raiseEarly(ctx context.Context) error {
+	r := s.reader
+	src := change.Source{SystemID: s.id.systemID, Timeline: s.id.timeline}
+	if t := r.cfg.Source; t != nil {
+		var hints source.Hints
+		var err error
+		if r.cfg.Hints != nil {
+			if hints, err = r.cfg.Hints(ctx); err != nil {
+				return fmt.Errorf("ask what is remembered of the source: %w", err)
+			}
+		}
+		if src, _, err = t.Open(ctx, s.gate, hints); err != nil {
+			return openError(err)
+		}
+	}
+	at, err := (&pgPrimary{s.gate}).insertLSN(ctx)
+	if err != nil {
+		return fmt.Errorf("read insert LSN for a raise: %w", err)
+	}
+	r.cfg.Observer.Raise(change.ReasonSlotLost)
+	return r.log.append(ctx, &change.Record{Source: src, Raises: []change.Raise{{
+		Cause: r.log.cause(change.ReasonSlotLost), Reason: change.ReasonSlotLost, Classes: []string{"*"},
+		Bound: change.Position{Era: src.Era, LSN: change.Bound(at)},
+	}}}, true)
 }
 
 // checkPublications refuses to stream publications that do not exist: the
