@@ -39,7 +39,7 @@ test: setup check test-race test-versions fuzz ## everything that CI runs: setup
 .PHONY: check
 check: ## go vet, gofmt, and golangci-lint if it is on PATH
 	go vet ./...
-	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
+	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; \
 	else echo "lint: golangci-lint is not on PATH: left out (make lint fetches it)"; fi
@@ -57,10 +57,10 @@ test-race: ## all tests under the race detector, on the system's Postgres
 # matters. The rest would only be repeated.
 .PHONY: test-versions
 test-versions: ## tests named TestServer... on each embedded Postgres
-	@packages=$$(grep -rl --include='*_test.go' '^func TestServer' . | xargs -n1 dirname | sort -u); \
+	@packages=$$(grep -rl --include='*_test.go' '^func TestServer[A-Z]' . | xargs -n1 dirname | sort -u); \
 	for version in $(VERSIONS); do \
-		echo "go test -run '^TestServer' on Postgres $$version"; \
-		LETHE_TEST_POSTGRES=$$version go test $(race) -timeout 10m -run '^TestServer' $$packages; \
+		echo "go test -run '^TestServer[A-Z]' on Postgres $$version"; \
+		LETHE_TEST_POSTGRES=$$version go test $(race) -timeout 10m -run '^TestServer[A-Z]' $$packages; \
 	done
 
 .PHONY: fuzz
