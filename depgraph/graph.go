@@ -20,9 +20,8 @@ type Graph struct {
 	set    *rules.Set
 	prefix []byte // namespace and colon
 	edges  []edge
-	// byClass are the edges that keys of a class may have; those under the nil
-	// class are for keys without one. all are for tags, which may look like
-	// anything.
+	// byClass are the edges that keys of a class may have. all are for tags and
+	// for keys without a class, which may look like anything.
 	byClass map[*rules.Class][]int
 	all     []int
 }
@@ -56,9 +55,6 @@ func New(set *rules.Set) *Graph {
 			e.to = append(e.to, newTarget(set, d, a))
 		}
 		g.edges = append(g.edges, e)
-		if d.Of.Class == nil {
-			g.byClass[nil] = append(g.byClass[nil], i)
-		}
 		g.all = append(g.all, i)
 	}
 	for _, c := range set.Entries {
@@ -91,8 +87,9 @@ func newTarget(set *rules.Set, d *rules.Dependency, a *rules.Template) target {
 // Len is the number of dependencies.
 func (g *Graph) Len() int { return len(g.edges) }
 
+// candidates are the edges that a name may have.
 func (g *Graph) candidates(t *rules.Target) []int {
-	if t.Kind == rules.KindKey {
+	if t.Kind == rules.KindKey && t.Class != nil {
 		return g.byClass[t.Class]
 	}
 	return g.all
