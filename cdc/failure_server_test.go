@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -123,10 +124,10 @@ func TestFailureMode08SlotRecreatedBySomebody(t *testing.T) {
 	r.streaming(t)
 	exec(t, c, `INSERT INTO a VALUES (1)`)
 	w.waitEvent(t, "insert public.a id='1'")
-	at := query[string](t, c, `SELECT pg_current_wal_lsn()::text`)
+	v := w.v()
 	harness.Eventually(t, 10*time.Second, func() error {
-		if s := r.State(); s.Confirmed < r.State().V {
-			return fmt.Errorf("confirmed %s, written %s", s.Confirmed, at)
+		if s := r.State(); s.Confirmed < v {
+			return fmt.Errorf("confirmed %s, v was %s", s.Confirmed, v)
 		}
 		return nil
 	})
@@ -258,8 +259,14 @@ func TestPhantomAfterCrash(t *testing.T) {
 	})
 	// Connections that are cut, without a crash, are no reason to forget.
 	r.streaming(t)
-	w.take()
 	c = connect(t, u)
+	harness.Eventually(t, 10*time.Second, func() error {
+		if query[bool](t, c, `SELECT raise_due FROM lethe.source`) {
+			return errors.New("the raise is not noted as durable")
+		}
+		return nil
+	})
+	w.take()
 	exec(t, c, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
 	exec(t, c, `INSERT INTO a VALUES (1)`)
 	w.waitEvent(t, "insert public.a id='1'")

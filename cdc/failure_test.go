@@ -241,7 +241,10 @@ func TestGateBackpressureToRaise(t *testing.T) {
 		<-done
 		last := lsnOf(99) + 50
 		g.sink.wait(t, "v at the end", func() bool { return g.sink.lastV() == last })
-		raises, rows := g.sink.count("raise overflow public.a"), g.sink.count("insert public.a id='x'")
+		var raises, rows int
+		g.sink.set(func() {
+			raises, rows = g.sink.count("raise overflow public.a"), g.sink.count("insert public.a id='x'")
+		})
 		if raises == 0 || rows == 0 || rows >= 98 {
 			t.Errorf("%d raises and %d rows, want some of both, and not all 98 rows", raises, rows)
 		}
@@ -257,14 +260,14 @@ func TestRecordsCarryVBehindThem(t *testing.T) {
 			g.row(t, xid, "x")
 		}
 		time.Sleep(time.Second)
-		if v := g.sink.lastV(); v >= lsnOf(2) {
+		if v := g.sink.v(); v >= lsnOf(2) {
 			t.Errorf("v=%d while 2 is held", v)
 		}
 		g.primary.set(runningXids())
 		want := lsnOf(5) + 50
 		g.sink.wait(t, "v behind 5", func() bool { return g.sink.lastV() == want })
 		seen := map[change.LSN]bool{}
-		for _, b := range g.sink.batches {
+		for _, b := range g.sink.copied() {
 			for _, l := range b.lsns {
 				seen[l] = true
 			}

@@ -147,12 +147,26 @@ func (s *sink) count(event string) int {
 	return n
 }
 
-// lastV is the v of the last batch.
+// v is the v of the last batch.
+func (s *sink) v() change.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastV()
+}
+
+// lastV is the same under the lock, for wait and set.
 func (s *sink) lastV() change.LSN {
 	if len(s.batches) == 0 {
 		return 0
 	}
 	return s.batches[len(s.batches)-1].v
+}
+
+// copied returns the batches so far.
+func (s *sink) copied() []batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]batch(nil), s.batches...)
 }
 
 // take returns the events so far and forgets them.
