@@ -191,15 +191,20 @@ type RegisterRequest struct {
 // Action is what an invalidation does to a value.
 type Action byte
 
-// The actions. Of several for one entry the greatest is right.
+// The actions, the weakest first: of several for one entry the greatest is
+// right. The zero Action is ActionDelete, as an invalidation that says nothing
+// must forget.
 const (
 	// ActionStale turns a value that misses X into a stale one.
-	ActionStale Action = iota
+	ActionStale Action = iota + 1
 	// ActionKeep keeps a value whose stamp covers X, else unlinks it.
 	ActionKeep
 	// ActionDelete unlinks.
 	ActionDelete
 )
+
+// unlinks reports whether the value goes unread.
+func (a Action) unlinks() bool { return a != ActionStale && a != ActionKeep }
 
 // Invalidation is one entry to be forgotten.
 type Invalidation struct {

@@ -172,8 +172,14 @@ func (t *target) options(o Options) *redis.Options {
 		DialerRetries: 1,
 		PoolSize:      o.PoolSize, PipelinePoolSize: o.PoolSize, PoolTimeout: o.ReadTimeout,
 		ReadBufferSize: 32 << 10, WriteBufferSize: 32 << 10,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaintNotificationsConfig: noMaintenance(),
 	}
+}
+
+// noMaintenance turns off what only one vendor's servers announce; it would
+// keep a goroutine for each client.
+func noMaintenance() *maintnotifications.Config {
+	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
 // inClusterMode asks a single address whether it is part of a cluster. A

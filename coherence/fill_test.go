@@ -117,7 +117,9 @@ func TestFillRefusedAfterExpiry(t *testing.T) {
 
 // commands counts what is sent to a server.
 type commands struct {
-	names []string
+	names     []string
+	pipelines int
+	first     []any // the first command of the first pipeline
 }
 
 func (c *commands) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -130,6 +132,9 @@ func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (c *commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if c.pipelines++; c.first == nil {
+			c.first = cmds[0].Args()
+		}
 		for _, cmd := range cmds {
 			c.names = append(c.names, cmd.Name())
 		}

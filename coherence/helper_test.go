@@ -115,7 +115,9 @@ func (b *bench) seed(insert uint64) int {
 }
 
 // name is a full name.
-func (b *bench) name(format string, args ...any) string { return b.Layout().Name(fmt.Sprintf(format, args...)) }
+func (b *bench) name(format string, args ...any) string {
+	return b.Layout().Name(fmt.Sprintf(format, args...))
+}
 
 // known is what a reader knows that has seen v.
 func known(v uint64) Known {

@@ -75,7 +75,7 @@ func (a *application) build() error {
 			return fmt.Errorf("%q: group %d is negative", inv.Name, inv.Group)
 		}
 		a.groups = max(a.groups, inv.Group+1)
-		if inv.Action != ActionDelete && !inv.Plain {
+		if !inv.Action.unlinks() && !inv.Plain {
 			kept++
 		}
 	}
@@ -168,7 +168,7 @@ func (a *application) split(part []Invalidation) (deletes [][]any, plains []plai
 			}
 			p.names = append(p.names, &inv.Name)
 			p.both = append(p.both, &inv.Name, a.s.layout.Ticket(inv.Name))
-		case inv.Action == ActionDelete:
+		case inv.Action.unlinks():
 			if deletes[inv.Group] == nil {
 				deletes[inv.Group] = append(make([]any, 0, len(part)+1), "unlink")
 			}
@@ -182,7 +182,7 @@ func (a *application) split(part []Invalidation) (deletes [][]any, plains []plai
 func (a *application) keeps(u *unit, part []Invalidation) {
 	for i := range part {
 		inv := &part[i]
-		if inv.Plain || inv.Action == ActionDelete {
+		if inv.Plain || inv.Action.unlinks() {
 			continue
 		}
 		action := "K"

@@ -20,6 +20,7 @@ type node struct {
 	mu    sync.Mutex
 	known string         // run_id; "" before the Store is open
 	lost  *NodeLostError // set from the notice to Acknowledge
+	redo  bool           // a redo has begun: connections to the new one may be made
 	// evicted is evicted_keys as the last Check saw it, if checked.
 	evicted uint64
 	checked bool
@@ -38,8 +39,8 @@ func (s *Store) node(name string) *node {
 }
 
 // onConnect asks a new connection who answers, before its first command. A
-// stranger's first connection is refused; later ones pass, because then every
-// command asks the node (state) instead, and the redo needs connections.
+// stranger's connections are refused until a redo needs them: a command that
+// asked the node (state) before the notice may still be looking for one.
 func (s *Store) onConnect(n *node) func(context.Context, *redis.Conn) error {
 	return func(ctx context.Context, cn *redis.Conn) error {
 		id, err := s.runID(ctx, n, cn)
@@ -57,11 +58,15 @@ func (s *Store) seen(n *node, id, cause string) error {
 	// nothing yet; when it comes to own a slot that is compared by owner.
 	same := n.lost == nil && cause == "run_id" && (n.known == "" || n.known == id)
 	if same || n.lost != nil && n.lost.New == id {
+		lost, redo := n.lost, n.redo
 		n.mu.Unlock()
+		if lost != nil && !redo {
+			return lost
+		}
 		return nil
 	}
 	lost := &NodeLostError{Node: n.name, Old: n.known, New: id, Cause: cause}
-	n.lost = lost
+	n.lost, n.redo = lost, false
 	n.mu.Unlock()
 	s.logger.Warn("redis node may have lost writes", "node", n.name, "cause", cause, "known_run_id", lost.Old, "run_id", id)
 	if s.opts.OnNodeLost != nil {
@@ -107,15 +112,15 @@ func infoField(info, field string) string {
 // state returns the node's loss, unless ctx belongs to its redo.
 func (n *node) state(ctx context.Context) error {
 	n.mu.Lock()
-	lost := n.lost
-	n.mu.Unlock()
-	if lost == nil {
+	defer n.mu.Unlock()
+	if n.lost == nil {
 		return nil
 	}
-	if redo, ok := ctx.Value(redoKey(n.name)).(*NodeLostError); ok && redo.New == lost.New {
+	if redo, ok := ctx.Value(redoKey(n.name)).(*NodeLostError); ok && redo.New == n.lost.New {
+		n.redo = true
 		return nil
 	}
-	return lost
+	return n.lost
 }
 
 type redoKey string
@@ -144,7 +149,11 @@ func (s *Store) Acknowledge(ctx context.Context, lost *NodeLostError) error {
 		n.mu.Unlock()
 		return nil
 	}
-	id, err := s.askRunID(DuringRedo(ctx, lost), n)
+	ctx = DuringRedo(ctx, lost)
+	if err := n.state(ctx); err != nil {
+		return fmt.Errorf("acknowledge %s: %w", lost.Node, err)
+	}
+	id, err := s.askRunID(ctx, n)
 	if err != nil {
 		return fmt.Errorf("acknowledge %s: %w", lost.Node, err)
 	}

@@ -22,6 +22,9 @@ func (s *Store) ReadWatermarks(ctx context.Context, partition int) ([]Watermark,
 	units := make([]unit, len(masters))
 	for i, m := range masters {
 		marks[i] = Watermark{Node: m.node.name, LeastSlot: m.least()}
+		if err := m.node.state(ctx); err != nil {
+			return nil, fmt.Errorf("read watermarks: %w", err)
+		}
 		// Asked, not remembered: this is what the caller compares.
 		if marks[i].Current, err = s.askRunID(ctx, m.node); err != nil {
 			return nil, fmt.Errorf("read watermarks: %w", err)
