@@ -7,6 +7,7 @@ package keytext
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxTemplate is the greatest length of a template in bytes, and
@@ -68,6 +69,9 @@ func Parse(text string) (*Template, error) {
 	}
 	if len(text) > MaxTemplate {
 		return nil, &SyntaxError{Message: fmt.Sprintf("template is %d bytes long, the limit is %d", len(text), MaxTemplate)}
+	}
+	if !utf8.ValidString(text) {
+		return nil, &SyntaxError{Message: "template is not valid UTF-8"}
 	}
 	p := parser{text: text}
 	if err := p.run(); err != nil {
