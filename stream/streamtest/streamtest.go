@@ -117,6 +117,9 @@ func (f *Feed) Mark() stream.Batch {
 	return stream.Batch{Seq: f.seq, Record: &change.Record{Source: Source(), V: V(f.seq)}}
 }
 
+// Appended is the number of the last batch.
+func (f *Feed) Appended() int { return int(f.seq) }
+
 // Append appends n batches.
 func (f *Feed) Append(t *testing.T, w stream.Writer, n int) {
 	t.Helper()
@@ -184,6 +187,13 @@ func (s *Seen) Forget() {
 	clear(s.records)
 }
 
+// Reassigned says that a partition has a new worker, which may begin again.
+func (s *Seen) Reassigned(p int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.offsets, p)
+}
+
 // Until waits until done, which is called with s locked, is true.
 func (s *Seen) Until(t *testing.T, what string, done func() bool) {
 	t.Helper()
@@ -249,6 +259,15 @@ func (s *Seen) Records(p int) []*change.Record {
 	defer s.mu.Unlock()
 	return append([]*change.Record(nil), s.records[p]...)
 }
+
+// Locked is Records for a condition of Until, which has s locked.
+func (s *Seen) Locked(p int) []*change.Record { return s.records[p] }
+
+// Batches is how many batches' changes have come, for a condition of Until.
+func (s *Seen) Batches() int { return len(s.batches) }
+
+// LockedGaps is Gaps for a condition of Until.
+func (s *Seen) LockedGaps(p int) int { return s.gaps[p] }
 
 // Check fails the test if a partition's V ever ran ahead of a change that came
 // later in it, or if two changes of one key came in the wrong order.
