@@ -439,7 +439,20 @@ func (w *world) ready(prepare ...func(*Worker)) *running {
 	w.hand(w.lsn+50, nil)
 	w.settle()
 	w.waitReady(r)
+	w.waitV(w.lsn + 50)
 	return r
+}
+
+// waitV waits until clients know v: the next heartbeat brings that of a mark.
+func (w *world) waitV(v change.LSN) {
+	w.t.Helper()
+	harness.Eventually(w.t, patience, func() error {
+		control, err := w.store.Control(w.t.Context())
+		if err == nil && control.V.LSN < v {
+			err = fmt.Errorf("v is %v, want %v", control.V, v)
+		}
+		return err
+	})
 }
 
 func (w *world) waitReady(r *running) {

@@ -219,6 +219,9 @@ func TestWorkerNewEraClosesThenSeeds(t *testing.T) {
 	}
 	w.commit(update("products", "2", "n"))
 	w.settle()
+	w.lsn += 1000 // beyond the base of the seed
+	w.hand(w.lsn+50, nil)
+	w.waitV(w.lsn + 50)
 	w.cache("product:1", "v2", "brand:x")
 	// What is left of the old era in the log harms nobody.
 	w.source = testSource
