@@ -44,6 +44,9 @@ func (s *Store) node(name string) *node {
 func (s *Store) onConnect(n *node) func(context.Context, *redis.Conn) error {
 	return func(ctx context.Context, cn *redis.Conn) error {
 		id, err := s.runID(ctx, n, cn)
+		if errors.Is(err, errSentinel) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("ask run_id of %s: %w", n.name, err)
 		}
@@ -83,12 +86,19 @@ func (s *Store) runID(ctx context.Context, n *node, c infoer) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if infoField(info, "redis_mode") == "sentinel" {
+		return "", errSentinel
+	}
 	id := infoField(info, "run_id")
 	if id == "" {
 		return "", errors.New("INFO server tells no run_id")
 	}
 	return id, nil
 }
+
+// errSentinel: the library asks the same of its connections to Sentinels, which
+// hold no data.
+var errSentinel = errors.New("a sentinel, not a master")
 
 // infoer is what a client and a connection have in common.
 type infoer interface {
