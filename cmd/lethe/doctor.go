@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/pgcheck"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -112,8 +113,13 @@ func (p *program) lookAtPostgres(ctx context.Context, set *rules.Set) []diagnosi
 	var out []diagnosis
 	err = d.withConn(ctx, func(conn *pgx.Conn) error {
 		out = append(out, diagnosis{Area: area, Name: "reachable", Status: statusOK})
-		out = append(out, p.postgresChecks(ctx, conn, set)...)
-		return nil
+		checks, err := pgcheck.Checks(ctx, conn, pgcheck.Config{
+			Slot: p.settings.Slot, Publication: p.settings.Publication, Uses: set.Tables(),
+		})
+		for _, c := range checks {
+			out = append(out, diagnosis{area, c.Name, string(c.Status), c.Detail, c.Fix})
+		}
+		return err
 	})
 	if err != nil {
 		return unreachable(err)
