@@ -72,6 +72,7 @@ func TestCondition(t *testing.T) {
 		{`changed("name")`, blind(), true, ""},             // the old value is not in the log
 		{`changed("name")`, blind("name", "~"), false, ""}, // a TOASTed value that was not touched
 		{`changed("id")`, blind(), false, ""},              // identity columns without an old row are the same
+		{`changed("id")`, blind("id", "-"), true, ""},      // not published
 		{`changed("Odd name")`, full("Odd name", "4"), true, ""},
 		{`changed("name") && op == "update"`, full(), false, ""},
 		// NULL counts as true where it decides, and only there.
