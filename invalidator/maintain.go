@@ -95,10 +95,8 @@ func (m *maintainer) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.nodes.mu.Lock()
-	defer w.nodes.mu.Unlock()
 	if control.Source.Era >= w.sources.load().Era {
-		w.nodes.control = control
+		w.nodes.remember(control)
 	}
 	return nil
 }

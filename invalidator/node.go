@@ -247,6 +247,30 @@ func tagClasses(r *Rules) (classes []string, all bool) {
 	return classes, all
 }
 
+// remember keeps the control data for the day when its node forgets it: of
+// every class the highest record that was ever seen, because what is read may
+// already be that of a node which went back.
+func (n *nodes) remember(c *coherence.ControlState) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.control == nil {
+		n.control = c
+		return
+	}
+	for class, r := range n.control.Classes {
+		have := c.Classes[class]
+		if have.Generation < r.Generation {
+			have.Generation, have.Cause = r.Generation, r.Cause
+		}
+		have.Bound = have.Bound.Max(r.Bound)
+		c.Classes[class] = have
+	}
+	c.Named = append(c.Named, n.control.Named...)
+	slices.Sort(c.Named)
+	c.Named = slices.Compact(c.Named)
+	n.control = c
+}
+
 // restoreControl rewrites what this process knows of the control data, never
 // lower than what stands there, and begins a new epoch for every L1.
 func (w *Worker) restoreControl(ctx context.Context) error {
