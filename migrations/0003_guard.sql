@@ -11,7 +11,10 @@
 -- it fail: each step is a subtransaction whose errors end in the server's log.
 -- It waits for locks less than deadlock_timeout (1 s) and no longer than the
 -- session itself would, so that no deadlock is ever resolved at the
--- application's cost.
+-- application's cost. What remains: from Postgres 15 on ALTER PUBLICATION locks the
+-- publication until its transaction ends, so of two transactions that alter
+-- published tables at one time the guard gives the second up; its DDL, or the
+-- updates behind it, may then fail until the first has ended.
 
 -- What runs here runs with the rights of whoever installs it, so nobody else may
 -- put another function in its place; and lethe.source() then sees what its first

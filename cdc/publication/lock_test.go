@@ -164,6 +164,7 @@ func TestServerGuardGivesWay(t *testing.T) {
 	d.lists()
 	d.sync(use("a", rules.OnAll, "name"), use("b", rules.OnAll, "x"))
 	defer d.hold(`ALTER TABLE a REPLICA IDENTITY NOTHING`)()
+	d.exec(`SET statement_timeout = '20s'`) // a guard that waits fails here
 	d.exec(`ALTER TABLE b REPLICA IDENTITY NOTHING`)
 	var timeout string
 	if err := d.app.QueryRow(t.Context(), `SHOW lock_timeout`).Scan(&timeout); err != nil || timeout != "0" {
