@@ -173,6 +173,20 @@ func (db *database) hold(ctx context.Context, slot string, failed <-chan error) 
 	return held{pid: *pid}, nil
 }
 
+// ahead returns which part of the workload, 0 to 1, the walsender had read when
+// it was stopped. On a quiet machine it is next to nothing; on a busy one the
+// walsender gets some way before anybody sees that it is there.
+func (h held) ahead(ctx context.Context, db *database, w *workload) (float64, error) {
+	var part float64
+	// sent_lsn is NULL until the walsender has begun; least() ignores NULLs.
+	err := db.conn.QueryRow(ctx, `SELECT greatest(0, least(1, (coalesce(sent_lsn, $2::pg_lsn) - $2::pg_lsn) / greatest(1, $3::pg_lsn - $2::pg_lsn)))::float8
+		FROM pg_stat_replication WHERE pid = $1`, h.pid, w.begin, w.end).Scan(&part)
+	if err != nil {
+		return 0, fmt.Errorf("read how far walsender %d has come: %w", h.pid, err)
+	}
+	return part, nil
+}
+
 // release lets the walsender run and returns the moment at which it did.
 func (h held) release() (time.Time, error) {
 	now := time.Now()

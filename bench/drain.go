@@ -82,8 +82,9 @@ func (e *env) drain(ctx context.Context, w *workload, s subject) (rate float64, 
 		err = pause(ctx, settle)
 	}
 	before, sizeErr := e.cache.size(ctx)
+	ahead, aheadErr := h.ahead(ctx, e.db, w)
 	start, released := h.release()
-	if err := errors.Join(err, sizeErr, released); err != nil {
+	if err := errors.Join(err, sizeErr, aheadErr, released); err != nil {
 		return 0, err
 	}
 	if s.limit > 0 {
@@ -98,7 +99,7 @@ func (e *env) drain(ctx context.Context, w *workload, s subject) (rate float64, 
 	if err == nil && left != 0 {
 		err = fmt.Errorf("%d of 1000 keys of changed rows are still there", left)
 	}
-	return perSecond(w.size(), took), err
+	return perSecond(w.rest(ahead), took), err
 }
 
 // drainFor counts the keys that go within limit, or until there are no more.

@@ -184,7 +184,7 @@ func (e *env) measureLatency(ctx context.Context) error {
 		return nil
 	}
 	if e.lethe == nil {
-		return errNoLethe
+		return e.letheErr
 	}
 	type side struct {
 		subject subject

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -188,7 +187,3 @@ func tail(path string) string {
 	}
 	return strings.ReplaceAll(string(data), "\n", " | ")
 }
-
-// errNoLethe is the reason of metrics of the pipeline when the binary could not
-// be built.
-var errNoLethe = errors.New("no lethe binary")

@@ -81,13 +81,14 @@ func (e *env) readOnce(ctx context.Context, w *workload) (rate float64, err erro
 		return 0, err
 	}
 	err = pause(ctx, settle)
+	ahead, aheadErr := h.ahead(ctx, e.db, w)
 	start, released := h.release()
-	if err := errors.Join(err, released); err != nil {
+	if err := errors.Join(err, aheadErr, released); err != nil {
 		return 0, err
 	}
 	select {
 	case <-sink.done:
-		return perSecond(w.size(), time.Since(start)), nil
+		return perSecond(w.rest(ahead), time.Since(start)), nil
 	case err := <-r.failed:
 		return 0, fmt.Errorf("reader ended: %w", err)
 	case <-ctx.Done():

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -46,12 +47,15 @@ func recvlogical(ctx context.Context, db *database, w *workload, slot string) (f
 		return 0, err
 	}
 	err = pause(ctx, settle)
+	ahead, aheadErr := h.ahead(ctx, db, w)
 	start, released := h.release()
-	if err != nil || released != nil {
+	if err = errors.Join(err, aheadErr, released); err != nil {
 		_ = cmd.Process.Kill()
+		<-ended
+		return 0, err
 	}
 	if err := <-ended; err != nil {
 		return 0, err
 	}
-	return perSecond(w.size(), stop.Sub(start)), nil
+	return perSecond(w.rest(ahead), stop.Sub(start)), nil
 }

@@ -17,8 +17,9 @@ type workload struct {
 	first        int64
 	transactions int
 	rows         int
-	// end is the insert position behind the sentinels, before the trailer.
-	end string
+	// begin is the insert position before the first transaction, end the one
+	// behind the sentinels and before the trailer.
+	begin, end string
 }
 
 // workloads returns A and B on separate rows, and how many rows the table needs.
@@ -51,9 +52,21 @@ func (w *workload) sentinels() (from, to int64) {
 // slot is the one that stands before the workload; drains use copies of it.
 func (w *workload) slot() string { return map[string]string{"A": "bench_a", "B": "bench_b"}[w.name] }
 
+// rest is how many rows are left of the part that begins at ahead.
+func (w *workload) rest(ahead float64) int { return int(float64(w.size()) * (1 - ahead)) }
+
 // generate writes the workload into the log, behind a slot that keeps it there.
 func (w *workload) generate(ctx context.Context, db *database, trailer int64) error {
 	if err := db.createSlot(ctx, w.slot()); err != nil {
+		return err
+	}
+	mark := func(lsn *string) error {
+		if err := db.conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(lsn); err != nil {
+			return fmt.Errorf("read where workload %s stands in the log: %w", w.name, err)
+		}
+		return nil
+	}
+	if err := mark(&w.begin); err != nil {
 		return err
 	}
 	if err := db.update(ctx, w.first, w.transactions, w.rows); err != nil {
@@ -63,8 +76,8 @@ func (w *workload) generate(ctx context.Context, db *database, trailer int64) er
 	if err := db.update(ctx, first, 1, sentinelRows); err != nil {
 		return err
 	}
-	if err := db.conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&w.end); err != nil {
-		return fmt.Errorf("read the end of workload %s: %w", w.name, err)
+	if err := mark(&w.end); err != nil {
+		return err
 	}
 	// pg_recvlogical stops at the first record behind its end; without one it
 	// would wait for a keepalive.

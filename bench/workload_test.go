@@ -74,3 +74,13 @@ func TestCPUModel(t *testing.T) {
 		t.Errorf("cpuModel without a name = %q", got)
 	}
 }
+
+func TestWorkloadRest(t *testing.T) {
+	t.Parallel()
+	w := &workload{transactions: 2, rows: 500} // 1000 rows and the sentinels
+	for ahead, want := range map[float64]int{0: 1000 + sentinelRows, 0.25: (1000 + sentinelRows) * 3 / 4, 1: 0} {
+		if got := w.rest(ahead); got != want {
+			t.Errorf("rest(%v) = %d rows, want %d", ahead, got, want)
+		}
+	}
+}
