@@ -56,11 +56,12 @@ func TestDurableAfterKeep(t *testing.T) {
 
 		// A steady stream becomes durable Keep and at most one step behind.
 		var worst time.Duration
+		soonest := time.Hour
 		appended := map[uint64]time.Time{}
 		go func() {
 			for range l.Advanced() {
 				if at, ok := appended[l.Durable()]; ok {
-					worst = max(worst, time.Since(at))
+					worst, soonest = max(worst, time.Since(at)), min(soonest, time.Since(at))
 				}
 				if l.Durable() == 2003 {
 					return
@@ -77,6 +78,9 @@ func TestDurableAfterKeep(t *testing.T) {
 		synctest.Wait()
 		if got := l.Durable(); got != 2003 {
 			t.Errorf("Durable is %d, want 2003", got)
+		}
+		if soonest < direct.KeepDefault {
+			t.Errorf("a batch became durable %v after it was applied, want at least %v", soonest, direct.KeepDefault)
 		}
 		if limit := direct.KeepDefault + direct.KeepDefault/50; worst > limit {
 			t.Errorf("a batch became durable %v after it was applied, want at most %v", worst, limit)

@@ -134,7 +134,7 @@ func (p *partition) fetchLoop(ctx context.Context, offset int64) {
 		case permanent(err):
 			out = nil
 		default:
-			if wait.attempt == 1 || wait.attempt%16 == 15 {
+			if wait.attempt == 3 || wait.attempt%16 == 15 {
 				p.c.cfg.Logger.Warn("kafka consumer: fetch failed, trying again", "topic", p.c.cfg.Topic,
 					"partition", p.id, "offset", p.next, "attempt", wait.attempt, "error", err)
 			}

@@ -231,7 +231,7 @@ func (w *Writer) settle(r result) (refresh bool) {
 		default:
 			refresh = true
 			q.until = now.Add(q.wait.next())
-			if q.wait.attempt == 1 || q.wait.attempt%16 == 0 {
+			if q.wait.attempt == 3 || q.wait.attempt%16 == 0 {
 				w.cfg.Logger.Warn("kafka writer: write failed, trying again", "topic", w.cfg.Topic,
 					"partition", q.id, "attempt", q.wait.attempt, "error", it.err)
 			}
