@@ -55,7 +55,9 @@ type Delivery struct {
 	Raw    []byte
 	// Offset is the record's place in its partition.
 	Offset int64
-	// Gap says that records before this one are gone: the log was cut.
+	// Gap says that records before this one are gone: the log was cut. If
+	// nothing stands behind the cut yet, an empty record carries the news: its
+	// Source and V are zero and say nothing.
 	Gap bool
 }
 
