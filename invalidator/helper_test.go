@@ -256,7 +256,7 @@ func (r *running) wait() {
 	r.over = true
 	select {
 	case err := <-r.done:
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrHurry) {
 			r.t.Errorf("worker ended with %v", err)
 		}
 	case <-time.After(patience):
