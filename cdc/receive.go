@@ -28,6 +28,7 @@ type receiver struct {
 	maxSize    int64
 
 	seg        *segment
+	since      time.Time // when the first of the segment was read
 	lastStatus time.Time
 	deadline   time.Time  // of reads
 	sent       change.LSN // the last position that was confirmed
@@ -39,6 +40,9 @@ type receiver struct {
 const (
 	segmentChanges = 4096
 	segmentSize    = 1 << 20
+	// A segment waits for so many changes, so long, under a backlog.
+	gatherChanges = 1024
+	gatherTime    = 2 * time.Millisecond
 	// busyInterval: while the slot can be confirmed further than it is, say so
 	// more often than the keepalive's sake asks for.
 	busyInterval = time.Second
@@ -59,12 +63,13 @@ func (r *receiver) run(ctx context.Context) error {
 		if !ok {
 			// Nothing more without waiting: what is whole goes on now. The
 			// beginning of a transaction does not, the rest is on its way.
-			if !r.seg.empty() && !r.dec.open {
+			gather := !r.seg.empty() && !r.dec.open && r.gather()
+			if !r.seg.empty() && !r.dec.open && !gather {
 				if err := r.push(ctx); err != nil {
 					return err
 				}
 			}
-			if err := r.fill(ctx); err != nil {
+			if err := r.fill(ctx, gather); err != nil {
 				return err
 			}
 			continue
@@ -80,9 +85,21 @@ func (r *receiver) run(ctx context.Context) error {
 	}
 }
 
-// fill waits for data, until the next status is due at most.
-func (r *receiver) fill(ctx context.Context) error {
-	if now := time.Now(); !now.Before(r.deadline) {
+// gather reports whether the segment shall wait for more. Under a backlog of
+// small transactions it shall, for a moment: each segment costs the gate a
+// snapshot, and the server the same time again.
+func (r *receiver) gather() bool {
+	return r.wire.pace.on && len(r.seg.rec.Changes) < gatherChanges && time.Since(r.since) < gatherTime
+}
+
+// fill waits for data, until the next status is due at most, or the segment.
+func (r *receiver) fill(ctx context.Context, gather bool) error {
+	if gather {
+		r.deadline = time.Time{} // to be set again
+		if err := r.wire.conn.SetReadDeadline(r.since.Add(gatherTime)); err != nil {
+			return fmt.Errorf("set read deadline: %w", err)
+		}
+	} else if now := time.Now(); !now.Before(r.deadline) {
 		r.deadline = now.Add(min(r.interval, busyInterval))
 		if err := r.wire.conn.SetReadDeadline(r.deadline); err != nil {
 			return fmt.Errorf("set read deadline: %w", err)
@@ -99,6 +116,9 @@ func (r *receiver) fill(ctx context.Context) error {
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("read from the replication connection: %w", err)
+	}
+	if r.seg.empty() {
+		r.since = r.wire.lastRead
 	}
 	return r.tick()
 }
