@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,8 +44,10 @@ type pipeline struct {
 	mu    sync.Mutex
 	stage string
 	up    parts
-	// prepared is closed when up is whole.
-	prepared atomic.Bool
+	// raised says that the raises of the start are done; appended, that they
+	// stand in the log up to batch raisesBelow.
+	raised, appended bool
+	raisesBelow      uint64
 }
 
 // roles of `lethe run`.
@@ -176,7 +177,6 @@ func (p *pipeline) close() error {
 	up := p.up
 	p.up = parts{}
 	p.mu.Unlock()
-	p.prepared.Store(false)
 	var errs []error
 	if up.writer != nil {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -64,7 +64,6 @@ func (p *pipeline) prepare(ctx context.Context) error {
 		}
 	}
 	p.setStage(stageRunning)
-	p.prepared.Store(true)
 	return nil
 }
 

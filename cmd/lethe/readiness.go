@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/stream/direct"
 )
 
 // patience is how long readiness waits for the second raise of a start, which
@@ -47,17 +49,42 @@ func (p *pipeline) readerReadiness(r *readiness, up parts, wait func(string, ...
 		}
 		wait("slot %s: %s", p.settings.Slot, reason)
 	}
+	started := p.startRaises(state, up)
 	for _, raise := range state.Raises {
 		text := fmt.Sprintf("raise because of %s waits for %d transactions that ran when it was asked for", raise.Reason, raise.Running)
-		if !raise.Raised || time.Since(raise.Since) < patience {
+		if !started && (!raise.Raised || time.Since(raise.Since) < patience) {
 			wait("%s", text)
 			continue
 		}
 		r.Details["raise_due_"+raise.Reason] = text
 	}
+	if !started && len(state.Raises) == 0 {
+		wait("the raises of the start are being applied")
+	}
 	if state.Source.Era == 0 && state.Streaming() {
 		r.Details["era"] = "not known: stamps are not used, and every start forgets everything (" + change.ReasonUnknownEra + ")"
 	}
+}
+
+// startRaises reports whether the raises of the start are done: in the log and,
+// where the worker is beside the reader, applied with their walks. Those that
+// come later, while the process runs, do not make it unready.
+func (p *pipeline) startRaises(state cdc.State, up parts) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.raised || !state.Streaming() || len(state.Raises) > 0 {
+		return p.raised
+	}
+	log, ok := up.writer.(*direct.Log)
+	if !ok {
+		p.raised = true
+		return true
+	}
+	if !p.appended {
+		p.appended, p.raisesBelow = true, log.Appended()
+	}
+	p.raised = log.Applied() >= p.raisesBelow
+	return p.raised
 }
 
 // stageRunning is the stage of a pipeline that is up.
