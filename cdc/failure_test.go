@@ -279,3 +279,35 @@ func TestRecordsCarryVBehindThem(t *testing.T) {
 		}
 	})
 }
+
+// The same when what was held comes in several records at one time: v moves
+// with the last of them.
+func TestReleasedRecordsCarryVBehindThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, func(g *rig) { g.primary.snap = *runningXids(2, 3) })
+		for xid := uint32(2); xid <= 3; xid++ {
+			messages := []msg{beginMsg(xid, lsnOf(xid)), relationMsg(1, "a", 'd', "id")}
+			for range segmentChanges / 2 {
+				messages = append(messages, insertMsg(1, "x"))
+			}
+			if err := g.server.data(0, append(messages, commitMsg(lsnOf(xid), lsnOf(xid)+50))...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		g.primary.set(runningXids())
+		want := lsnOf(3) + 50
+		g.sink.wait(t, "v behind 3", func() bool { return g.sink.lastV() == want })
+		seen := map[change.LSN]int{}
+		for _, b := range g.sink.copied() {
+			for _, l := range b.lsns {
+				seen[l]++
+			}
+			for xid := uint32(2); xid <= 3; xid++ {
+				if lsnOf(xid) < b.v && seen[lsnOf(xid)] != segmentChanges/2 {
+					t.Errorf("batch %d says v=%d, and commit %d was not handed on", b.seq, b.v, xid)
+				}
+			}
+		}
+	})
+}
