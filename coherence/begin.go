@@ -103,11 +103,8 @@ func (b *Begun) read(c *redis.StringCmd) (bool, error) {
 		return false, err
 	}
 	b.Header, b.Payload, err = Parse(raw)
-	if err != nil {
-		return false, nil
-	}
 	b.Ticket.Incarnation = b.Header.Incarnation
-	return true, nil
+	return !errors.Is(err, ErrNotEntry), nil
 }
 
 func wrongType(err error) bool {

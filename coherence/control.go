@@ -6,8 +6,9 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // namespaceClass is the class record of the whole namespace.

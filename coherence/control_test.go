@@ -116,6 +116,7 @@ func TestSetSource(t *testing.T) {
 			{"promoted", testEra + 1, 7, 2, true, false},
 			{"promoted, again", testEra + 1, 7, 2, false, false},
 			{"the old primary", testEra, 7, 1, false, true},
+			{"an older era of whatever source", testEra, 9, 5, false, true},
 			{"another system", 0x10, 1<<64 - 1, 1, true, false},
 		} {
 			changed, err := src(c.era, c.system, c.line)

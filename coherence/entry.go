@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"time"
 
 	"github.com/lethe-cache/lethe/change"
 )
@@ -313,12 +312,4 @@ func parseNames(b []byte) ([]Name, error) {
 		names, b = append(names, n), b[size+tail:]
 	}
 	return names, nil
-}
-
-// micros is t in the unit of headers; the zero time is 0.
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
 }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // stamp is the stamp of the value, or why it can have none.

@@ -55,7 +55,7 @@ func open(t testing.TB, kind string, o Options) *bench {
 	if o.Namespace == "" {
 		o.Namespace = harness.Namespace(t) + "-" + randomID()[:6] // also with -count
 	}
-	url := ""
+	var url string
 	if kind == onMini {
 		b.mini = miniredis.RunT(t)
 		if o.RunID == nil {

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // legacyRun bounds the keys that a legacy script unlinks in one command.

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // OpenPurge begins a purge: the tags' buckets and headers are raised, so that

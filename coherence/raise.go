@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // Raise raises the generation of classes and broadcasts each, in one script

@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // seedChunk is how many cells a script looks at: its work is O(cells), and

@@ -5,8 +5,9 @@ import (
 	"math/bits"
 	"strconv"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // tableRaise is one call of the table script: cells, the fields of each, and

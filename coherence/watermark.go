@@ -6,8 +6,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/lethe-cache/lethe/change"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // ReadWatermarks returns what a worker partition has left on each master, and
