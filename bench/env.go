@@ -10,8 +10,9 @@ import (
 	"runtime/pprof"
 	"time"
 
-	"github.com/lethe-cache/lethe/internal/servers"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/lethe-cache/lethe/internal/servers"
 )
 
 // env is what the measurements share. They run one after the other.
@@ -36,10 +37,9 @@ type env struct {
 	letheErr, kafkaErr error
 }
 
-// open starts the servers and builds the binary, all at the same time. A binary
-// that does not build, or a Kafka that is not there, leaves only some metrics
-// without numbers.
-func (e *env) open(ctx context.Context, binary string) error {
+// open starts the servers, all at the same time. A Kafka that is not there
+// leaves only some metrics without numbers.
+func (e *env) open(ctx context.Context) error {
 	e.workloads, e.tableRows = workloads(e.sizes)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -55,12 +55,6 @@ func (e *env) open(ctx context.Context, binary string) error {
 	g.Go(func() error {
 		if e.metrics.wants("kafka_vs_direct") {
 			e.openKafka(ctx)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		if e.metrics.wants(pipelineMetrics...) {
-			e.lethe, e.letheErr = e.openLethe(ctx, binary)
 		}
 		return nil
 	})
@@ -85,7 +79,15 @@ func (e *env) openKafka(ctx context.Context) {
 	}
 }
 
-func (e *env) openLethe(ctx context.Context, binary string) (*letheProgram, error) {
+// openLethe builds the binary, or takes the given one, if there is a metric that
+// needs it. One that does not build leaves only those without numbers.
+func (e *env) openLethe(ctx context.Context, binary string) {
+	if e.metrics.wants(pipelineMetrics...) {
+		e.lethe, e.letheErr = e.makeLethe(ctx, binary)
+	}
+}
+
+func (e *env) makeLethe(ctx context.Context, binary string) (*letheProgram, error) {
 	if binary == "" {
 		var err error
 		if binary, err = buildLethe(ctx, e.dir); err != nil {
@@ -151,6 +153,16 @@ func (e *env) alternate(ctx context.Context, round int, measure func(side int) (
 		got[side] = value
 	}
 	return Pair{Subject: got[0], Baseline: got[1]}, nil
+}
+
+// more reports whether a measurement that began at start goes on to a round. The
+// first it always has; another one only while it has not used its share of the
+// run's time, so that a slow machine costs rounds, and not whole metrics.
+func (e *env) more(round, rounds int, start time.Time, share float64) bool {
+	if round >= rounds {
+		return false
+	}
+	return round == 0 || time.Since(start) < time.Duration(share*float64(e.sizes.Limit))
 }
 
 // profile begins a CPU profile of this process and returns how to end it.

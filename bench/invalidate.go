@@ -64,7 +64,7 @@ func (e *env) measureInvalidate(ctx context.Context) error {
 	}
 	defer stopProfile()
 	var pairs []Pair
-	for round := range e.sizes.Rounds {
+	for start, round := time.Now(), 0; e.more(round, e.sizes.Rounds, start, 0.04); round++ {
 		pair, err := e.alternate(ctx, round, func(side int) (float64, error) {
 			if err := e.cache.reset(ctx, 1, int64(e.sizes.Keys)+1); err != nil {
 				return 0, err

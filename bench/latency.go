@@ -220,7 +220,7 @@ func (e *env) measureLatency(ctx context.Context) error {
 		e.metrics.values("commit_to_redis_p50_ms", noWorkload, values50)
 		e.metrics.values("commit_to_redis_p99_ms", noWorkload, values99)
 	}()
-	for round := range e.sizes.LatencyRounds {
+	for start, round := time.Now(), 0; e.more(round, e.sizes.LatencyRounds, start, 0.1); round++ {
 		var tails [2]float64
 		pair, err := e.alternate(ctx, round, func(i int) (float64, error) {
 			mid, tail, err := e.latencyOnce(ctx, sides[i].subject, sides[i].ready)

@@ -115,10 +115,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit, errLimit)
-	defer cancel()
-
-	started := time.Now()
 	facts := thisMachine()
 	dir, err := os.MkdirTemp("", "lethe-bench-")
 	if err != nil {
@@ -131,10 +127,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 		log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})),
 	}
 	fmt.Fprintf(stdout, "%s sizes on %d cores (load %s), %d rounds, at most %v\n", s.Mode, facts.Cores, facts.Load, s.Rounds, s.Limit)
-	err = e.open(ctx, o.binary)
+	// Compiling is not part of the time that the run may take: it is nothing
+	// the second time, and minutes on a machine that has compiled nothing yet.
+	e.openLethe(ctx, o.binary)
+	started := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit, errLimit)
+	defer cancel()
+	err = e.open(ctx)
 	if err == nil {
+		facts = e.machine(ctx, facts) // now: the end of ctx ends the connections too
 		e.measure(ctx)
-		facts = e.machine(context.WithoutCancel(ctx), facts)
 	}
 	if closed := e.close(); closed != nil {
 		fmt.Fprintln(stderr, "Error: stop servers:", closed)

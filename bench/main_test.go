@@ -69,6 +69,27 @@ func TestAlternate(t *testing.T) {
 	}
 }
 
+func TestMoreRounds(t *testing.T) {
+	t.Parallel()
+	e := &env{sizes: sizes{Limit: 100 * time.Second}}
+	now := time.Now()
+	for _, c := range []struct {
+		name  string
+		round int
+		start time.Time
+		want  bool
+	}{
+		{"the first, however late", 0, now.Add(-time.Hour), true},
+		{"within its share", 1, now.Add(-5 * time.Second), true},
+		{"share used up", 1, now.Add(-11 * time.Second), false},
+		{"all done", 3, now, false},
+	} {
+		if got := e.more(c.round, 3, c.start, 0.1); got != c.want {
+			t.Errorf("%s: more = %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 func TestStepNamesTheReason(t *testing.T) {
 	t.Parallel()
 	var logged bytes.Buffer

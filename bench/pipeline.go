@@ -112,7 +112,7 @@ func (e *env) measurePipeline(ctx context.Context, w *workload) error {
 			e.metrics.unmeasured(metric, w.name, err)
 		}
 	}()
-	for round := range e.sizes.Rounds {
+	for start, round := time.Now(), 0; e.more(round, e.sizes.Rounds, start, 0.14); round++ {
 		rates := map[string]float64{}
 		order := slices.Clone(entrants)
 		if round%2 == 1 {

@@ -43,7 +43,7 @@ func (e *env) measureReader(ctx context.Context, w *workload) error {
 	defer stopProfile()
 	var pairs []Pair
 	defer func() { e.metrics.pairs(metric, w.name, pairs) }()
-	for round := range e.sizes.Rounds {
+	for start, round := time.Now(), 0; e.more(round, e.sizes.Rounds, start, 0.06); round++ {
 		pair, err := e.alternate(ctx, round, func(side int) (float64, error) {
 			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
