@@ -252,13 +252,21 @@ func TestRunIDChangeWhileDown(t *testing.T) {
 	}
 	l.wantState("kept:1", "v") // stale, and nothing of the log is left
 	l.cfg.Store = l.store
-	second := l.worker()
+	walk := newBlocker("walk")
+	second := l.worker(func(k *Worker) { k.hook = walk.hook })
 	if got, want := l.redone(), "run_id: *"; got != want {
 		t.Errorf("at start %q, want %q", got, want)
 	}
 	l.wantState("kept:1", "dead")
+	// The watermark does not pass the walk.
+	walk.wait(t)
 	l.hand(l.lsn+60, nil)
-	l.settle() // not before the walk
+	l.waitV(l.lsn + 60) // it was applied, but for the walk
+	if got := l.watermark(); !got.Less(change.Position{Era: 1, LSN: l.lsn + 60}) {
+		t.Errorf("watermark %v passed the walk", got)
+	}
+	close(walk.let)
+	l.settle()
 	l.wantState("raw:1", "absent")
 	l.waitReady(second)
 	second.drain()
