@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,6 +17,9 @@ const (
 	MessagePrefix   = "lethe"
 	ownPrefix       = "lethe."
 	heartbeatPrefix = "lethe.hb"
+	// ddlPrefix is what the guard says of tables whose rows a DDL has changed
+	// without a row in the log (package migrations).
+	ddlPrefix = "lethe.ddl"
 )
 
 // poisonPayloadMax bounds what a dead letter keeps of a message.
@@ -198,6 +202,8 @@ func (d *decoder) message(seg *segment, msg []byte) error {
 	case heartbeatPrefix:
 		d.heartbeat(content)
 		return nil
+	case ddlPrefix:
+		return d.ddl(seg, content, transactional)
 	default:
 		return nil
 	}
@@ -217,6 +223,23 @@ func (d *decoder) message(seg *segment, msg []byte) error {
 		c.Ordinal = d.next()
 	}
 	seg.add(c)
+	return nil
+}
+
+// ddl decodes the guard's message: the tables that it names are raised with
+// the commit, as those of a change that can not be read are.
+func (d *decoder) ddl(seg *segment, content []byte, transactional bool) error {
+	if !transactional || !d.open {
+		return errors.New("message of the guard outside a transaction")
+	}
+	var named struct{ Tables []string }
+	if err := json.Unmarshal(content, &named); err != nil {
+		return fmt.Errorf("message of the guard: %w", err)
+	}
+	p := d.part(seg)
+	for _, table := range named.Tables {
+		p.poison = append(p.poison, poison{table: table, ddl: true})
+	}
 	return nil
 }
 

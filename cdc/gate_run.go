@@ -207,8 +207,11 @@ func (g *gateRunner) handOn(ctx context.Context, h handed, v change.LSN) error {
 	}
 	for _, p := range h.poison {
 		x := change.Position{Era: g.source.Era, LSN: p.x}
-		g.bury(ctx, p, x)
-		r := change.Raise{Reason: change.ReasonDeadLetter, X: x}
+		r := change.Raise{Reason: change.ReasonDDL, X: x}
+		if !p.ddl {
+			g.bury(ctx, p, x)
+			r.Reason = change.ReasonDeadLetter
+		}
 		if p.table == "" {
 			r.Classes = []string{"*"}
 		} else {

@@ -142,6 +142,28 @@ func TestTruncateRaisesAfterVisible(t *testing.T) {
 	w.waitEvent(t, "truncate public.b")
 }
 
+// The guard says in the DDL's own transaction which tables' rows it has changed
+// without a row in the log: they are raised when that commit is visible.
+func TestServerDDLRaisesAfterVisible(t *testing.T) {
+	t.Parallel()
+	u := newUnseen(t)
+	exec(t, u.c, `INSERT INTO b VALUES (1)`)
+	w := newSink()
+	r := start(t, u.url, w)
+	r.streaming(t)
+	show := u.commit(t, `SELECT pg_logical_emit_message(true, 'lethe.ddl', '{"tables": ["public.b"]}')`)
+	r.held(t, 1)
+	exec(t, u.c, `INSERT INTO a VALUES (1)`)
+	w.waitEvent(t, "insert public.a id='1' v=NULL")
+	w.set(func() {
+		if w.has("raise ddl public.b") {
+			t.Error("tables were raised for a DDL that is not visible")
+		}
+	})
+	show()
+	w.waitEvent(t, "raise ddl public.b")
+}
+
 func TestGateCrashReplaysOvertaken(t *testing.T) {
 	t.Parallel()
 	u := newUnseen(t)

@@ -66,6 +66,9 @@ type poison struct {
 	table   string
 	err     error
 	payload []byte
+	// ddl says that nothing was wrong with the message: the guard has told that
+	// a DDL changed rows of the table, and the log does not say which.
+	ddl bool
 }
 
 func newSegment() *segment { return &segment{rec: &change.Record{}} }

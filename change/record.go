@@ -34,6 +34,7 @@ const (
 	ReasonPublication = "publication" // a table entered, or got more columns
 	ReasonOverflow    = "overflow"    // the gate held too much
 	ReasonTruncate    = "truncate"    // TRUNCATE
+	ReasonDDL         = "ddl"         // a DDL changed rows without a row in the log
 	ReasonLogGap      = "log_gap"     // offsets jumped inside a partition
 	ReasonNodeLost    = "node_lost"   // a Redis node may have lost writes
 	ReasonDeadLetter  = "dead_letter" // a change whose keys are unknown

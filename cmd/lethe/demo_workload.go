@@ -45,7 +45,10 @@ func (d *demo) fill(ctx context.Context) error {
 
 // load runs writers and readers until the time is up or ctx ends.
 func (d *demo) load(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.duration)
+	// No deadline: it would reach the sockets, and what is under way when the
+	// time is up is to be finished.
+	ctx, cancel := context.WithCancel(ctx)
+	defer time.AfterFunc(d.duration, cancel).Stop()
 	defer cancel()
 	d.view.start()
 	defer d.view.stop()

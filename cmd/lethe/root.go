@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 )
 
@@ -49,6 +51,7 @@ lethe.yaml; the first one found counts.`,
 				return err
 			}
 			p.log = newLogger(p.stderr, p.settings.Log, p.settings.LogLevel)
+			redis.SetLogger(redisLog{p.log})
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -79,6 +82,14 @@ func isCommandLine(err error) bool {
 		}
 	}
 	return false
+}
+
+// redisLog takes what the Redis client would print by itself: what it could not
+// connect to comes back as an error too, and is told there.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.DebugContext(ctx, fmt.Sprintf(format, args...), "component", "go-redis")
 }
 
 func newLogger(w io.Writer, format, level string) *slog.Logger {
