@@ -20,6 +20,8 @@ type nodes struct {
 	// back are masters whose watermark went back although they are the same
 	// process as before; the Store can not know of them.
 	back []*coherence.NodeLostError
+	// judged says that evictions before the start were asked for.
+	judged bool
 }
 
 func (w *Worker) isLost(err error) bool { return errors.Is(err, coherence.ErrNodeLost) }
@@ -63,11 +65,76 @@ func (l *lane) start(ctx context.Context) error {
 	}
 	l.written.raise(l.floor)
 	l.past.Store(newHistory(l.w.cfg.History, l.w.cfg.HistoryBytes, l.floor))
-	if len(lost) == 0 || src.Era == 0 {
+	if src.Era == 0 {
 		// Without a source record nothing was ever cached.
 		return nil
 	}
-	return l.lostWhileDown(ctx, lost)
+	if len(lost) > 0 {
+		return l.lostWhileDown(ctx, lost)
+	}
+	return l.evictedWhileDown(ctx)
+}
+
+// evictedWhileDown asks, once for a process, whether a master that may evict
+// indexes has evicted anything before somebody looked. Which keys went nobody
+// knows; where the records of generations can go too, that may be all there is.
+func (l *lane) evictedWhileDown(ctx context.Context) error {
+	l.w.nodes.mu.Lock()
+	judged := l.w.nodes.judged
+	l.w.nodes.judged = true
+	l.w.nodes.mu.Unlock()
+	if judged {
+		return nil
+	}
+	var stats []coherence.NodeStats
+	err := l.w.retry(ctx, "check masters", func(ctx context.Context) error {
+		// First the check, which remembers evicted_keys: what moves between
+		// the two is seen by one of them.
+		err := l.w.store.Check(ctx)
+		if err == nil {
+			stats, err = l.w.store.NodeStats(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range stats {
+		g := coherence.Policy(s.Policy)
+		if s.EvictedKeys == 0 || g.Tags && g.Records {
+			continue
+		}
+		classes, all := tagClasses(l.rules)
+		if all || !g.Records {
+			classes = []string{"*"}
+		}
+		if len(classes) == 0 {
+			continue
+		}
+		l.w.log.WarnContext(ctx, "redis has evicted keys while nobody looked, and may evict what lethe relies on; raising", "node", s.Node,
+			"policy", s.Policy, "evicted_keys", s.EvictedKeys, "classes", classes)
+		return l.forget(ctx, s.Node, "evicted", classes)
+	}
+	return nil
+}
+
+// forget raises classes for a loss that was found at the start.
+func (l *lane) forget(ctx context.Context, node, cause string, classes []string) error {
+	l.w.metrics.nodesLost.Inc()
+	k, err := l.w.raise(ctx, coherence.RaiseRequest{
+		Cause: l.w.uniqueCause("node_lost:" + node), Reason: change.ReasonNodeLost, Classes: classes,
+	}, l.rules)
+	if err != nil {
+		return err
+	}
+	l.hold(k)
+	if err := l.w.broadcast(ctx, coherence.Message{Kind: coherence.KindEpoch, V: l.w.sources.v.load()}); err != nil {
+		return err
+	}
+	if l.w.cfg.Observer.NodeLost != nil {
+		l.w.cfg.Observer.NodeLost(node, cause, classes)
+	}
+	return nil
 }
 
 // lostWhileDown is NODE LOST at the start of a partition: what was applied and
@@ -80,21 +147,7 @@ func (l *lane) lostWhileDown(ctx context.Context, lost []coherence.Watermark) er
 		which = append(which, fmt.Sprintf("%s (run_id %q, watermark of %q)", m.Node, m.Current, m.RunID))
 	}
 	l.w.log.WarnContext(ctx, "masters do not hold this partition's watermark, raising every class", "partition", l.p.ID(), "masters", which)
-	l.w.metrics.nodesLost.Inc()
-	k, err := l.w.raise(ctx, coherence.RaiseRequest{
-		Cause: l.w.uniqueCause("node_lost:" + lost[0].Node), Reason: change.ReasonNodeLost, Classes: []string{"*"},
-	}, l.rules)
-	if err != nil {
-		return err
-	}
-	l.hold(k)
-	if err := l.w.broadcast(ctx, coherence.Message{Kind: coherence.KindEpoch, V: l.w.sources.v.load()}); err != nil {
-		return err
-	}
-	if l.w.cfg.Observer.NodeLost != nil {
-		l.w.cfg.Observer.NodeLost(lost[0].Node, "run_id", []string{"*"})
-	}
-	return nil
+	return l.forget(ctx, lost[0].Node, "run_id", []string{"*"})
 }
 
 // hold keeps the lane's watermark where it is until the walk is done.
