@@ -46,6 +46,11 @@ func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
 	if err != nil {
 		return err
 	}
+	if l.suspect {
+		l.w.log.WarnContext(ctx, "redis holds no source record but other data of ours, raising every class", "partition", l.p.ID())
+		l.raiseAll(change.ReasonNodeLost, "node_lost:"+lostAtStart)
+		l.suspect = false
+	}
 	unknown := r.Source.Era == 0
 	v := change.Position{Era: era, LSN: r.V}
 	if unknown {

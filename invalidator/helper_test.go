@@ -394,34 +394,41 @@ func (w *world) cache(local, value string, tags ...string) {
 // older generation), "empty" or "absent".
 func (w *world) state(local string) string {
 	w.t.Helper()
-	raw, err := w.rdb.Get(w.t.Context(), w.name(local)).Bytes()
-	if errors.Is(err, redis.Nil) {
-		return "absent"
-	}
+	s, err := w.look(local)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return s
+}
+
+func (w *world) look(local string) (string, error) {
+	raw, err := w.rdb.Get(w.t.Context(), w.name(local)).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return "absent", nil
+	}
+	if err != nil {
+		return "", err
+	}
 	if w.plain(local) {
-		return string(raw)
+		return string(raw), nil
 	}
 	h, payload, err := coherence.Parse(raw)
 	if err != nil {
-		w.t.Fatal(err)
+		return "", err
 	}
 	class := w.className(local)
 	control, err := w.store.Control(w.t.Context(), class)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	switch {
+	case err != nil:
+		return "", err
 	case h.State == coherence.StateEmpty:
-		return "empty"
+		return "empty", nil
 	case h.Generation < control.Known(class).Generation:
-		return "dead"
+		return "dead", nil
 	case h.State == coherence.StateStale:
-		return "stale"
+		return "stale", nil
 	}
-	return string(payload)
+	return string(payload), nil
 }
 
 func (w *world) wantState(local, want string) {

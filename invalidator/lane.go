@@ -40,6 +40,9 @@ type lane struct {
 	// sweeps are the goroutines that the lane has started.
 	sweeps sync.WaitGroup
 
+	// suspect says that Redis held something of ours and no source record: all
+	// is to be raised once the source is known.
+	suspect bool
 	// floor is the watermark: what lies below it was applied.
 	floor change.Position
 	// written is floor for other goroutines.

@@ -32,7 +32,14 @@ const causeWatermark = "watermark"
 
 // start finds out where the lane stands: what was applied before, and whether
 // any master lost writes while nobody looked.
-func (l *lane) start(ctx context.Context) error {
+func (l *lane) start(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil { // the next one to start asks again
+			l.w.nodes.mu.Lock()
+			l.w.nodes.judged = false
+			l.w.nodes.mu.Unlock()
+		}
+	}()
 	l.refresh()
 	src, err := l.w.readSource(ctx)
 	if err != nil {
@@ -65,61 +72,65 @@ func (l *lane) start(ctx context.Context) error {
 	}
 	l.written.raise(l.floor)
 	l.past.Store(newHistory(l.w.cfg.History, l.w.cfg.HistoryBytes, l.floor))
-	if src.Era == 0 {
-		// Without a source record nothing was ever cached.
-		return nil
-	}
-	if len(lost) > 0 {
+	evicted, err := l.w.evictedWhileDown(ctx)
+	switch {
+	case err != nil:
+		return err
+	case src.Era == 0:
+		// Without a source record nothing was ever cached, unless the record
+		// was and is gone. Its era comes with the first record of the log, and
+		// behind that a second raise, whose bound needs it.
+		l.suspect = evicted || slices.ContainsFunc(marks, func(m coherence.Watermark) bool { return m.Found })
+		if !l.suspect {
+			return nil
+		}
+		return l.forget(ctx, lostAtStart, "source")
+	case len(lost) > 0:
 		return l.lostWhileDown(ctx, lost)
-	}
-	return l.evictedWhileDown(ctx)
-}
-
-// evictedWhileDown asks, once for a process, whether a master that may evict
-// indexes has evicted anything before somebody looked. Which keys went nobody
-// knows; where the records of generations can go too, that may be all there is.
-func (l *lane) evictedWhileDown(ctx context.Context) error {
-	l.w.nodes.mu.Lock()
-	judged := l.w.nodes.judged
-	l.w.nodes.judged = true
-	l.w.nodes.mu.Unlock()
-	if judged {
-		return nil
-	}
-	var stats []coherence.NodeStats
-	err := l.w.retry(ctx, "check masters", func(ctx context.Context) error {
-		// First the check, which remembers evicted_keys: what moves between
-		// the two is seen by one of them.
-		err := l.w.store.Check(ctx)
-		if err == nil {
-			stats, err = l.w.store.NodeStats(ctx)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, s := range stats {
-		g := coherence.Policy(s.Policy)
-		if s.EvictedKeys == 0 || g.Tags && g.Records {
-			continue
-		}
-		classes, all := tagClasses(l.rules)
-		if all || !g.Records {
-			classes = []string{"*"}
-		}
-		if len(classes) == 0 {
-			continue
-		}
-		l.w.log.WarnContext(ctx, "redis has evicted keys while nobody looked, and may evict what lethe relies on; raising", "node", s.Node,
-			"policy", s.Policy, "evicted_keys", s.EvictedKeys, "classes", classes)
-		return l.forget(ctx, s.Node, "evicted", classes)
+	case evicted:
+		return l.forget(ctx, lostAtStart, "evicted")
 	}
 	return nil
 }
 
-// forget raises classes for a loss that was found at the start.
-func (l *lane) forget(ctx context.Context, node, cause string, classes []string) error {
+// lostAtStart stands for the node where it was not one alone.
+const lostAtStart = "any"
+
+// evictedWhileDown reports, to the first partition of a process that asks,
+// whether a master that may evict what Lethe relies on has evicted anything.
+// What that was nobody knows: an index, the record of a generation, a watermark.
+func (w *Worker) evictedWhileDown(ctx context.Context) (bool, error) {
+	w.nodes.mu.Lock()
+	judged := w.nodes.judged
+	w.nodes.judged = true
+	w.nodes.mu.Unlock()
+	if judged {
+		return false, nil
+	}
+	var stats []coherence.NodeStats
+	err := w.retry(ctx, "check masters", func(ctx context.Context) error {
+		// First the check, which remembers evicted_keys: what moves between
+		// the two is seen by one of them.
+		err := w.store.Check(ctx)
+		if err == nil {
+			stats, err = w.store.NodeStats(ctx)
+		}
+		return err
+	})
+	evicted := false
+	for _, s := range stats {
+		if g := coherence.Policy(s.Policy); s.EvictedKeys > 0 && (!g.Tags || !g.Records) {
+			evicted = true
+			w.log.WarnContext(ctx, "redis has evicted keys while nobody looked, and may evict what lethe relies on; raising every class",
+				"node", s.Node, "policy", s.Policy, "evicted_keys", s.EvictedKeys)
+		}
+	}
+	return evicted, err
+}
+
+// forget raises every class for a loss that was found at the start.
+func (l *lane) forget(ctx context.Context, node, cause string) error {
+	classes := []string{"*"}
 	l.w.metrics.nodesLost.Inc()
 	k, err := l.w.raise(ctx, coherence.RaiseRequest{
 		Cause: l.w.uniqueCause("node_lost:" + node), Reason: change.ReasonNodeLost, Classes: classes,
@@ -147,7 +158,7 @@ func (l *lane) lostWhileDown(ctx context.Context, lost []coherence.Watermark) er
 		which = append(which, fmt.Sprintf("%s (run_id %q, watermark of %q)", m.Node, m.Current, m.RunID))
 	}
 	l.w.log.WarnContext(ctx, "masters do not hold this partition's watermark, raising every class", "partition", l.p.ID(), "masters", which)
-	return l.forget(ctx, lost[0].Node, "run_id", []string{"*"})
+	return l.forget(ctx, lost[0].Node, "run_id")
 }
 
 // hold keeps the lane's watermark where it is until the walk is done.
