@@ -45,10 +45,7 @@ func (l *lane) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if known := l.w.sources.load(); known.Era < src.Era {
-		l.w.sources.known.Store(&src)
-	}
-	l.w.sources.needSeed()
+	l.w.sources.learn(src)
 	var marks []coherence.Watermark
 	err = l.w.retry(ctx, "read watermarks", func(ctx context.Context) error {
 		var err error

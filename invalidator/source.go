@@ -49,6 +49,16 @@ func (s *sources) load() change.Source {
 	return change.Source{}
 }
 
+// learn takes over what stands in Redis, unless a later era is known already.
+func (s *sources) learn(src change.Source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.load().Era < src.Era {
+		s.known.Store(&src)
+	}
+	s.needSeed()
+}
+
 // needSeed asks the maintainer to seed the tables.
 func (s *sources) needSeed() {
 	s.seedsDue.Add(1)
