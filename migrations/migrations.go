@@ -29,6 +29,8 @@ var all = []migration{
 	{2, "0002_dead_letters.sql", "Without lethe.dead_letters a change that can not be processed in direct mode is only logged."},
 	{3, "0003_guard.sql", "Without the guard whole rows are published instead of the columns that rules read, and a DDL that takes " +
 		"a replica identity away can break the application's updates until the next check, every second."},
+	{4, "0004_gaps.sql", "Without lethe.gaps it is forgotten with the process that a table has just entered the publication, or was changed by a DDL: " +
+		"a crash at that moment can leave entries stale."},
 }
 
 // Guard is the name of the migration that installs the guard.

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,8 @@ type Changes struct {
 	// which more is published now (columns that rules read, or updates). Each
 	// is a gap for the classes of its rules: raise them at once, and again when
 	// every transaction that runs in a snapshot taken after Sync is over
-	// (PROTOCOL H5).
+	// (PROTOCOL H5). A Watcher also names what somebody else has published
+	// otherwise since the last check.
 	Entered, Grew []string
 	// Moved are tables that went to the inserts publication, Left those that no
 	// rule names any more. Nothing is due for them.
@@ -116,6 +118,29 @@ type Changes struct {
 	Missing, MissingColumns []string
 	// Guarded says that the guard is at work, so that column lists are used.
 	Guarded bool
+	// Stored says that Entered, Grew and Altered are stored in the database:
+	// Due returns them until their raises are durable. If not, they are lost
+	// with the process.
+	Stored bool
+
+	touched []string // tables that were published otherwise before
+}
+
+// Add adds what another call did, which a repeated one does not report again.
+func (c *Changes) Add(o Changes) {
+	for _, l := range []struct {
+		to   *[]string
+		from []string
+	}{
+		{&c.Created, o.Created}, {&c.Entered, o.Entered}, {&c.Grew, o.Grew}, {&c.Moved, o.Moved}, {&c.Left, o.Left},
+		{&c.Altered, o.Altered}, {&c.Blind, o.Blind}, {&c.Missing, o.Missing}, {&c.MissingColumns, o.MissingColumns},
+	} {
+		*l.to = append(*l.to, l.from...)
+		slices.Sort(*l.to)
+		*l.to = slices.Compact(*l.to)
+	}
+	c.Guarded = o.Guarded
+	c.Stored = o.Stored
 }
 
 // Any reports whether anything was changed in the database.

@@ -46,9 +46,16 @@ func (y *syncer) before(ctx context.Context) error {
 		default:
 			continue
 		}
-		if err := y.exec(ctx, statement); err != nil {
+		// Inserts, truncates or names of roots that were missing were so for
+		// every table that is there.
+		var grew []string
+		if p != nil && !(p.insert && p.truncate && p.viaRoot && (p.generated || y.state.version < version18)) {
+			grew = y.published(name)
+		}
+		if err := y.exec(ctx, statement, grew); err != nil {
 			return err
 		}
+		y.changes.Grew = append(y.changes.Grew, grew...)
 		if p == nil {
 			y.changes.Created = append(y.changes.Created, name)
 			y.state.pubs[name] = &pub{insert: true, update: !inserts, delete: !inserts, truncate: true, viaRoot: true, generated: true}
@@ -91,24 +98,38 @@ func (y *syncer) after(ctx context.Context) error {
 	if p.inOrder(y.state.version, false) {
 		return nil
 	}
-	err := y.exec(ctx, fmt.Sprintf("ALTER PUBLICATION %s SET %s", quote(y.cfg.Name), options(y.state.version, false)))
-	if err != nil {
-		return err
-	}
 	// Whatever was missing (updates, names of roots), it was for every table.
+	var grew []string
 	for _, t := range y.state.tables {
 		if w := wanted(y.cfg, y.state, t, y.uses[t.qualified()]); w.in == y.cfg.Name {
-			y.changes.Grew = append(y.changes.Grew, t.qualified())
+			grew = append(grew, t.qualified())
 		}
 	}
+	if err := y.exec(ctx, fmt.Sprintf("ALTER PUBLICATION %s SET %s", quote(y.cfg.Name), options(y.state.version, false)), grew); err != nil {
+		return err
+	}
+	y.changes.Grew = append(y.changes.Grew, grew...)
 	return nil
 }
 
-func (y *syncer) exec(ctx context.Context, statement string) error {
+// published are the tables of the rules that the publication contains.
+func (y *syncer) published(name string) (tables []string) {
+	for _, t := range y.state.tables {
+		if _, in := t.in[name]; in && y.uses[t.qualified()] != nil {
+			tables = append(tables, t.qualified())
+		}
+	}
+	return tables
+}
+
+// exec runs a statement, and stores in its transaction that tables have a gap.
+func (y *syncer) exec(ctx context.Context, statement string, gaps []string) error {
 	err := y.retry(ctx, func() error {
 		return y.inTx(ctx, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, statement)
-			return err
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return err
+			}
+			return y.record(ctx, tx, gaps...)
 		})
 	})
 	if hasCode(err, codeInsufficientPrivilege) {

@@ -52,6 +52,9 @@ func (y *syncer) run(ctx context.Context) error {
 	if y.state, err = read(ctx, y.conn, y.cfg, y.names); err != nil {
 		return err
 	}
+	if y.changes.Stored, err = storable(ctx, y.conn); err != nil {
+		return err
+	}
 	if err := y.before(ctx); err != nil {
 		return err
 	}
@@ -125,7 +128,7 @@ func (y *syncer) table(ctx context.Context, t *table) error {
 		if t.satisfied(w) {
 			return nil
 		}
-		err := y.alter(ctx, t, w)
+		err := y.alter(ctx, t, w, use)
 		if err == nil {
 			y.note(t, w, use)
 			return nil
@@ -147,11 +150,12 @@ func (y *syncer) table(ctx context.Context, t *table) error {
 
 func (y *syncer) note(t *table, w want, use *rules.TableUse) {
 	name := t.qualified()
+	y.changes.touched = append(y.changes.touched, name)
 	_, inserts := t.in[y.cfg.Inserts()]
 	switch {
 	case w.in == "":
 		y.changes.Left = append(y.changes.Left, name)
-	case len(t.in) == 0:
+	case t.enters(w):
 		y.changes.Entered = append(y.changes.Entered, name)
 	case t.grows(y.cfg, w, use):
 		y.changes.Grew = append(y.changes.Grew, name)
@@ -184,8 +188,9 @@ func (y *syncer) statements(t *table, w want) []string {
 
 func quote(identifier string) string { return pgx.Identifier{identifier}.Sanitize() }
 
-// alter makes t what w says, in one transaction, or changes nothing.
-func (y *syncer) alter(ctx context.Context, t *table, w want) error {
+// alter makes t what w says, in one transaction, or changes nothing. If that is
+// a gap it is stored with it.
+func (y *syncer) alter(ctx context.Context, t *table, w want, use *rules.TableUse) error {
 	return y.inTx(ctx, func(tx pgx.Tx) error {
 		for _, statement := range y.statements(t, w) {
 			if _, err := tx.Exec(ctx, statement); err != nil {
@@ -201,20 +206,35 @@ func (y *syncer) alter(ctx context.Context, t *table, w want) error {
 		if now == nil || now.oid != t.oid || !now.satisfied(wanted(y.cfg, y.state, now, y.uses[t.qualified()])) {
 			return errChanged
 		}
+		if t.enters(w) || t.grows(y.cfg, w, use) {
+			return y.record(ctx, tx, t.qualified())
+		}
 		return nil
 	})
 }
 
+// record stores that the tables have a gap.
+func (y *syncer) record(ctx context.Context, tx pgx.Tx, tables ...string) error {
+	if !y.changes.Stored {
+		return nil
+	}
+	return record(ctx, tx, y.cfg.Name, tables, true)
+}
+
+func (y *syncer) inTx(ctx context.Context, do func(pgx.Tx) error) error {
+	return inTx(ctx, y.conn, y.cfg, do)
+}
+
 // inTx runs do in a transaction that waits neither long for locks nor at all
 // for synchronous standbys.
-func (y *syncer) inTx(ctx context.Context, do func(pgx.Tx) error) error {
-	tx, err := y.conn.Begin(ctx)
+func inTx(ctx context.Context, conn Conn, cfg Config, do func(pgx.Tx) error) error {
+	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', '30s', true),
-		set_config('synchronous_commit', 'local', true)`, fmt.Sprintf("%dms", y.cfg.LockTimeout.Milliseconds())); err != nil {
+		set_config('synchronous_commit', 'local', true)`, fmt.Sprintf("%dms", cfg.LockTimeout.Milliseconds())); err != nil {
 		return err
 	}
 	if err := do(tx); err != nil {

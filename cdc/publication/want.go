@@ -130,6 +130,9 @@ func (t *table) breaks(cfg Config, s *state) bool {
 	return false
 }
 
+// enters reports whether nothing of t was published before it is as w says.
+func (t *table) enters(w want) bool { return w.in != "" && len(t.in) == 0 }
+
 // grows reports whether rules receive more once t is published as w says: it
 // was published before, but not the updates, or not a column that they read.
 func (t *table) grows(cfg Config, w want, use *rules.TableUse) bool {

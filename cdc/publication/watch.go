@@ -2,7 +2,9 @@ package publication
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,12 +18,17 @@ import (
 const WatchInterval = time.Second
 
 // Watcher notices what DDL has done to the tables of the rules while Lethe
-// runs, and mends it. One goroutine at a time uses it.
+// runs, and mends it. What it has seen is stored where that is possible, so
+// that what happened while no Lethe ran is noticed by the next one. One
+// goroutine at a time uses it.
 type Watcher struct {
 	cfg  Config
 	uses []rules.TableUse
-	// seen is what each table looked like at the last check.
-	seen map[string]string
+	// seen is what each table looked like at the last check; nil before the
+	// first.
+	seen map[string]look
+	// stored says that the database holds seen.
+	stored bool
 }
 
 // NewWatcher watches for these uses; a reload of the rules makes a new one.
@@ -33,8 +40,9 @@ func NewWatcher(cfg Config, uses []rules.TableUse) *Watcher {
 }
 
 // Check does what Sync does, which is nothing as a rule, and compares the
-// tables with the last check. The first call compares with nothing: make it
-// before the cache is used. Changes is to be acted on beside an error, too.
+// tables with the last check. The first call compares with what an earlier
+// Watcher has stored: make it before the cache is used. Changes is to be acted
+// on beside an error, too.
 func (w *Watcher) Check(ctx context.Context, conn Conn) (Changes, error) {
 	// Before the repair: what changes between the two is seen the next time.
 	names := make([]string, len(w.uses))
@@ -45,29 +53,99 @@ func (w *Watcher) Check(ctx context.Context, conn Conn) (Changes, error) {
 	if err != nil {
 		return Changes{}, err
 	}
-	changes, err := Sync(ctx, conn, w.cfg, w.uses)
-	now := make(map[string]string, len(tables))
+	stored, err := storable(ctx, conn)
+	if err != nil {
+		return Changes{}, err
+	}
+	before := w.seen
+	if before == nil && stored {
+		if before, err = readSeen(ctx, conn, w.cfg.Name); err != nil {
+			return Changes{}, err
+		}
+	}
+	changes, syncErr := Sync(ctx, conn, w.cfg, w.uses)
+	own := changes.touched
+	now := make(map[string]look, len(tables))
 	for _, t := range tables {
 		if name := t.qualified(); slices.Contains(names, name) {
-			now[name] = t.fingerprint()
+			now[name] = t.look()
 		}
 	}
-	for name, before := range w.seen {
-		// A table that is gone counts too: its rows went without a word.
-		if now[name] != before {
-			changes.Altered = append(changes.Altered, name)
+	// What Sync has moved is now published as it should be.
+	if len(own) > 0 {
+		after, err := readTables(ctx, conn, w.cfg, own)
+		if err != nil {
+			return changes, errors.Join(syncErr, err)
+		}
+		for _, t := range after {
+			if l, ok := now[t.qualified()]; ok {
+				l.published = t.look().published
+				now[t.qualified()] = l
+			}
 		}
 	}
+	var altered, entered []string
+	if before != nil {
+		altered, entered = differences(before, now, own)
+	}
+	if stored && (!w.stored || !maps.Equal(before, now)) {
+		if err := storeSeen(ctx, conn, w.cfg, before, now, altered, entered); err != nil {
+			// Compared again the next time, and raised from memory till then.
+			changes.Stored = false
+			syncErr = errors.Join(syncErr, err)
+			stored = false
+		}
+	}
+	w.seen, w.stored = now, stored
+	changes.Altered = append(changes.Altered, altered...)
+	changes.Entered = append(changes.Entered, entered...)
 	slices.Sort(changes.Altered)
-	w.seen = now
-	return changes, err
+	slices.Sort(changes.Entered)
+	return changes, syncErr
 }
 
-// fingerprint changes with everything that changes rows behind the log's back.
-// The file of a table is another one after a rewrite or a TRUNCATE (which is
-// published, except that of a single partition); VACUUM FULL and CLUSTER also
-// give it a new one, and are paid for with one raise too many.
-func (t *table) fingerprint() string {
+// differences tells which tables a DDL has changed, and which somebody else has
+// published otherwise than before. own are those that Sync has just moved.
+func differences(before, now map[string]look, own []string) (altered, entered []string) {
+	for name, was := range before {
+		// A table that is gone counts too: its rows went without a word.
+		is, exists := now[name]
+		if is.table != was.table {
+			altered = append(altered, name)
+		}
+		if exists && is.published != was.published && is.published != "" && !slices.Contains(own, name) {
+			entered = append(entered, name)
+		}
+	}
+	for name, is := range now {
+		if _, known := before[name]; !known && is.published != "" && !slices.Contains(own, name) {
+			entered = append(entered, name)
+		}
+	}
+	return altered, entered
+}
+
+// look is what is compared of a table.
+type look struct {
+	// table changes with everything that changes rows behind the log's back.
+	// The file of a table is another one after a rewrite or a TRUNCATE (which
+	// is published, except that of a single partition); VACUUM FULL and CLUSTER
+	// also give it a new one, and are paid for with one raise too many.
+	table string
+	// published says how it is published; empty: not at all.
+	published string
+}
+
+const lookSeparator = "\n"
+
+func (l look) String() string { return l.table + lookSeparator + l.published }
+
+func parseLook(s string) look {
+	table, published, _ := strings.Cut(s, lookSeparator) // names are quoted: none holds a line break
+	return look{table, published}
+}
+
+func (t *table) look() look {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d", t.oid)
 	for _, c := range t.columns {
@@ -76,5 +154,15 @@ func (t *table) fingerprint() string {
 	for _, m := range t.members {
 		fmt.Fprintf(&b, " %d/%d", m.OID, m.File)
 	}
-	return b.String()
+	l := look{table: b.String()}
+	b.Reset()
+	for _, name := range slices.Sorted(maps.Keys(t.in)) {
+		fmt.Fprintf(&b, "%q", name)
+		for _, c := range slices.Sorted(slices.Values(t.in[name])) {
+			fmt.Fprintf(&b, " %q", c)
+		}
+		b.WriteByte(';')
+	}
+	l.published = b.String()
+	return l
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,15 @@ type database struct {
 	pool  *pgxpool.Pool
 	log   *slog.Logger
 	watch *publication.Watcher
+	cfg   publication.Config
+	// raising are the stored gaps whose raises are on their way.
+	raising []raising
+}
+
+// raising is a raise that was asked for because of stored gaps.
+type raising struct {
+	gaps []publication.Gap
+	done <-chan struct{}
 }
 
 // What bounds a statement of ours: the application never waits long for a lock
@@ -88,15 +98,17 @@ func (d *database) checkWALLevel(ctx context.Context) error {
 }
 
 // syncPublications makes the publications and brings them in step with the
-// rules. What entered is returned: a gap for the classes of its rules.
+// rules. What entered is returned, beside an error too: a gap for the classes of
+// its rules.
 func (d *database) syncPublications(ctx context.Context, name string, uses []rules.TableUse) (publication.Changes, error) {
-	cfg := publication.Config{Name: name}
-	changes, err := publication.Sync(ctx, d.pool, cfg, uses)
+	d.cfg = publication.Config{Name: name}
+	changes, err := publication.Sync(ctx, d.pool, d.cfg, uses)
 	if err != nil {
 		return changes, err
 	}
-	d.watch = publication.NewWatcher(cfg, uses)
-	_, err = d.watch.Check(ctx, d.pool) // what later checks compare with
+	d.watch = publication.NewWatcher(d.cfg, uses)
+	checked, err := d.watch.Check(ctx, d.pool) // what later checks compare with
+	changes.Add(checked)
 	d.logPublications(changes)
 	return changes, err
 }
@@ -104,23 +116,71 @@ func (d *database) syncPublications(ctx context.Context, name string, uses []rul
 // raiser is the part of the reader that gaps are told to.
 type raiser interface {
 	Raise(r change.Raise, twice bool) <-chan struct{}
+	State() cdc.State
 }
 
 var _ raiser = (*cdc.Reader)(nil)
 
-// raiseGaps asks for the raises that changes of the publications make due.
+// raiseGaps asks for the raises that changes of the publications make due, as
+// far as raiseDue does not.
 func raiseGaps(r raiser, changes publication.Changes) {
-	if gap := append(append([]string(nil), changes.Entered...), changes.Grew...); len(gap) > 0 {
-		r.Raise(change.Raise{Cause: uniqueCause("publication"), Reason: change.ReasonPublication, Tables: gap}, true)
+	once := changes.Blind
+	if !changes.Stored {
+		once = slices.Concat(once, changes.Altered)
+		if gap := slices.Concat(changes.Entered, changes.Grew); len(gap) > 0 {
+			r.Raise(change.Raise{Cause: uniqueCause("publication"), Reason: change.ReasonPublication, Tables: gap}, true)
+		}
 	}
-	if once := append(append([]string(nil), changes.Altered...), changes.Blind...); len(once) > 0 {
+	if len(once) > 0 {
 		r.Raise(change.Raise{Cause: uniqueCause("publication"), Reason: change.ReasonPublication, Tables: once}, false)
 	}
 }
 
+// raiseDue asks for the raises of stored gaps, those of earlier processes too,
+// and notes which have become durable. Until that is noted they are due again
+// at the next start. One goroutine at a time calls it.
+func (d *database) raiseDue(ctx context.Context, r raiser, slot string) error {
+	waiting := d.raising[:0]
+	for _, x := range d.raising {
+		select {
+		case <-x.done:
+			if err := publication.Told(ctx, d.pool, d.cfg, slot, x.gaps); err != nil {
+				// Raised again once the database answers: too much, not too little.
+				d.log.Warn("note that a raise is done", "error", err)
+			}
+		default:
+			waiting = append(waiting, x)
+		}
+	}
+	d.raising = waiting
+	due, err := publication.Due(ctx, d.pool, d.cfg, slot)
+	if err != nil {
+		return err
+	}
+	due = slices.DeleteFunc(due, func(g publication.Gap) bool {
+		return slices.ContainsFunc(d.raising, func(x raising) bool { return slices.Contains(x.gaps, g) })
+	})
+	for _, twice := range []bool{true, false} {
+		raise := change.Raise{Reason: change.ReasonPublication}
+		var gaps []publication.Gap
+		for _, g := range due {
+			if g.Twice == twice {
+				gaps, raise.Tables = append(gaps, g), append(raise.Tables, g.Table)
+			}
+		}
+		if len(gaps) > 0 {
+			raise.Cause = publication.Cause(gaps)
+			d.raising = append(d.raising, raising{gaps, r.Raise(raise, twice)})
+		}
+	}
+	return nil
+}
+
 // watchPublication looks every second at what DDL has done to the tables of the
-// rules, mends the publications, and raises what the log said nothing of.
-func (d *database) watchPublication(ctx context.Context, r raiser) {
+// rules, mends the publications, and raises what the log said nothing of. While
+// another process has the slot the publications are its own: two that follow
+// different rules, as in a rolling update, would mend each other's for ever.
+func (d *database) watchPublication(ctx context.Context, r raiser, slot string) {
 	ticker := time.NewTicker(publication.WatchInterval)
 	defer ticker.Stop()
 	failing := false
@@ -130,13 +190,19 @@ func (d *database) watchPublication(ctx context.Context, r raiser) {
 			return
 		case <-ticker.C:
 		}
+		if r.State().Phase == cdc.PhaseWaitingForSlot {
+			continue
+		}
 		changes, err := d.watch.Check(ctx, d.pool)
 		if ctx.Err() != nil {
 			return
 		}
 		raiseGaps(r, changes)
 		d.logPublications(changes)
-		if err != nil && !failing {
+		if err == nil {
+			err = d.raiseDue(ctx, r, slot)
+		}
+		if err != nil && !failing && ctx.Err() == nil {
 			d.log.Warn("check publications", "error", err)
 		}
 		failing = err != nil

@@ -129,7 +129,7 @@ func (p *pipeline) read(intake context.Context) error {
 	watchDone := make(chan struct{})
 	go func() {
 		defer close(watchDone)
-		p.up.database.watchPublication(ctx, p.up.reader)
+		p.up.database.watchPublication(ctx, p.up.reader, p.settings.Slot)
 	}()
 	err := p.up.reader.Run(ctx)
 	cancel()

@@ -38,10 +38,13 @@ func (p *pipeline) prepare(ctx context.Context) error {
 		do    func(context.Context) error
 	}{
 		{"connecting to Postgres", p.prepareDatabase},
-		{"bringing the publications in step", func(ctx context.Context) (err error) {
-			if p.roles.reader {
-				changes, err = p.up.database.syncPublications(ctx, p.settings.Publication, p.rules.Tables())
+		{"bringing the publications in step", func(ctx context.Context) error {
+			if !p.roles.reader {
+				return nil
 			}
+			// A repeated attempt does not report again what an earlier one did.
+			done, err := p.up.database.syncPublications(ctx, p.settings.Publication, p.rules.Tables())
+			changes.Add(done)
 			return err
 		}},
 		{"connecting to Redis", p.prepareStore},
@@ -60,6 +63,14 @@ func (p *pipeline) prepare(ctx context.Context) error {
 	}
 	if p.roles.reader {
 		if err := p.prepareReader(changes); err != nil {
+			return err
+		}
+		stage := "reading the gaps of the publications"
+		p.setStage(stage)
+		err := p.retry(ctx, stage, func(ctx context.Context) error {
+			return p.up.database.raiseDue(ctx, p.up.reader, p.settings.Slot)
+		})
+		if err != nil {
 			return err
 		}
 	}
