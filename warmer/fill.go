@@ -190,7 +190,10 @@ func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, n
 		return r, fmt.Errorf("%w: it is system %d timeline %d, recorded is %d/%d", ErrOtherSource,
 			loaded.Source.SystemID, loaded.Source.Timeline, src.SystemID, src.Timeline)
 	}
-	return r, w.store(ctx, class, tickets, wanted, loaded, time.Since(start), &r)
+	// In two statements: in one, whether r is copied before or after the call
+	// fills it is not specified.
+	err = w.store(ctx, class, tickets, wanted, loaded, time.Since(start), &r)
+	return r, err
 }
 
 // ticket is the right to fill one version of one entry.
