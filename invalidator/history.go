@@ -28,6 +28,8 @@ type history struct {
 	// low is the greatest V of what is forgotten (or was applied by an earlier
 	// owner): only a watermark above it is within the history.
 	low change.Position
+	// top is the greatest V so far.
+	top change.Position
 }
 
 // applied is one batch: its keys, in one piece of memory, and the classes that
@@ -51,7 +53,7 @@ type appliedKey struct {
 const appliedKeySize = 32
 
 func newHistory(keep time.Duration, most int, low change.Position) *history {
-	return &history{keep: keep, most: most, low: low}
+	return &history{keep: keep, most: most, low: low, top: low}
 }
 
 // put remembers a batch whose marks end at v.
@@ -67,6 +69,11 @@ func (h *history) put(now time.Time, v change.Position, keys []coherence.Invalid
 	} else {
 		b = &applied{}
 	}
+	// A batch may end below the one before: one of dead letters says nothing
+	// of v, and a reader that starts again repeats lower ones. A watermark
+	// written before it was applied does not promise it either.
+	v = v.Max(h.top)
+	h.top = v
 	b.at, b.v = now, v
 	b.names, b.items = b.names[:0], b.items[:0]
 	b.raised = append(b.raised[:0], raised...)

@@ -101,6 +101,17 @@ func TestHistory(t *testing.T) {
 			}
 		}
 	})
+	t.Run("BelowTheOneBefore", func(t *testing.T) {
+		// Dead letters alone, or the repeats of a reader that started again:
+		// a watermark that stood before does not promise them.
+		h := newHistory(time.Minute, 1<<20, at(5))
+		put(h, 0, 20, "a")
+		h.put(now, change.Position{}, nil, []string{"*"})
+		put(h, 0, 10, "b")
+		if got, want := since(h, 20), "[a b] [*] true"; got != want {
+			t.Errorf("since 20: %s, want %s", got, want)
+		}
+	})
 	t.Run("ForgetsByTime", func(t *testing.T) {
 		h := newHistory(10*time.Second, 1<<20, at(0))
 		for i := range uint64(100) {
