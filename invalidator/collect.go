@@ -42,15 +42,19 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 
 func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
 	r := d.Record
+	if len(r.Changes) == 0 && len(r.Raises) == 0 && (r.InsertLSN || r.Source == (change.Source{}) && r.V == 0) {
+		// The carrier of a gap, a tombstone: it says nothing of the source, so
+		// it must not be taken for a reader that does not know its own.
+		return nil
+	}
+	if r.InsertLSN {
+		return l.unplaced(ctx, d)
+	}
 	era, err := l.w.adopt(ctx, r.Source)
 	if err != nil {
 		return err
 	}
-	if l.suspect {
-		l.w.log.WarnContext(ctx, "redis holds no source record but other data of ours, raising every class", "partition", l.p.ID())
-		l.raiseAll(change.ReasonNodeLost, "node_lost:"+lostAtStart)
-		l.suspect = false
-	}
+	l.suspected(ctx)
 	unknown := r.Source.Era == 0
 	v := change.Position{Era: era, LSN: r.V}
 	if unknown {
@@ -68,6 +72,47 @@ func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
 		l.change(ctx, d, c, x, !unknown && l.below(c, x))
 	}
 	l.batch.changes += len(r.Changes)
+	return nil
+}
+
+// suspected raises everything, once there is a source, for what start found.
+func (l *lane) suspected(ctx context.Context) {
+	if !l.suspect {
+		return
+	}
+	l.w.log.WarnContext(ctx, "redis holds no source record but other data of ours, raising every class", "partition", l.p.ID())
+	l.raiseAll(change.ReasonNodeLost, "node_lost:"+lostAtStart)
+	l.suspect = false
+}
+
+// unplaced applies a record whose log does not name the start of its commits:
+// the insert LSN of the primary, read now that the record is here, is above all
+// of them. It says nothing of v, and nothing of it counts as applied before.
+//
+// Its era is the recorded one, for InsertLSN errs for any other server. Without
+// a record there is none that anybody could vouch for.
+func (l *lane) unplaced(ctx context.Context, d *stream.Delivery) error {
+	var x change.Position
+	if l.w.unstamped() {
+		era, err := l.w.adopt(ctx, change.Source{})
+		if err != nil {
+			return err
+		}
+		x.Era = era
+	} else if err := l.w.retry(ctx, "read insert LSN", func(ctx context.Context) (err error) {
+		x, err = l.w.insertPosition(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	l.suspected(ctx)
+	for i := range d.Record.Raises {
+		l.asked(&d.Record.Raises[i], x.Era)
+	}
+	for i := range d.Record.Changes {
+		l.change(ctx, d, &d.Record.Changes[i], x, false)
+	}
+	l.batch.changes += len(d.Record.Changes)
 	return nil
 }
 

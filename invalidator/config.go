@@ -56,7 +56,9 @@ type Config struct {
 	// InsertLSN returns pg_current_wal_insert_lsn() of the primary that the
 	// log comes from, over an ordinary connection. It must err rather than
 	// answer for a server in recovery or of another source: bounds and bases
-	// are made of it.
+	// are made of it, and the positions of records that have none of their own
+	// (change.Record.InsertLSN). The greatest LSN there is, returned for want
+	// of a true one, closes the tables for good.
 	InsertLSN func(ctx context.Context) (change.LSN, error)
 
 	// Logger, nil discards. Metrics, nil counts into nothing. Observer is told

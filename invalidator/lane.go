@@ -102,7 +102,10 @@ func (l *lane) work(ctx, actx context.Context) error {
 		}
 		if errors.Is(err, stream.ErrClosed) {
 			// The end of the log: what it held is finished, as at a drain.
-			return errors.Join(l.drain(actx), err)
+			if undone := l.drain(actx); undone != nil {
+				return undone
+			}
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			return err

@@ -21,6 +21,12 @@ func (w *Worker) Unready() []string {
 		why = append(why, "no source is recorded in redis yet")
 	case w.sources.unseeded():
 		why = append(why, "redis is not seeded")
+	default:
+		// Until then the tables refuse every registration, and fills of what
+		// has tags with it.
+		if base, v := w.sources.base.load(), w.sources.v.load(); !base.IsZero() && !v.Covers(base) {
+			why = append(why, fmt.Sprintf("redis was seeded at %s, and v is %s: what has tags is not cached yet", base, v))
+		}
 	}
 	if n := w.walking(); n > 0 {
 		why = append(why, fmt.Sprintf("%d walks of plain classes run", n))

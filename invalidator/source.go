@@ -22,6 +22,9 @@ type sources struct {
 	// kick wakes the seeder.
 	seedsDue, seedsDone atomic.Uint64
 	kick                chan struct{}
+	// base is the greatest that this process has seeded tables with: they
+	// refuse stamps that do not cover it.
+	base vmax
 }
 
 // vmax is a position that only grows.
@@ -173,11 +176,19 @@ func (w *Worker) seed(ctx context.Context) error {
 	if src.Era == 0 || src.SystemID == 0 {
 		return nil
 	}
-	n, err := w.store.Seed(ctx, w.insertPosition)
+	var base change.Position
+	n, err := w.store.Seed(ctx, func(ctx context.Context) (change.Position, error) {
+		p, err := w.insertPosition(ctx)
+		base = change.Position{Era: p.Era, LSN: change.Bound(p.LSN)}
+		return p, err
+	})
 	if err != nil {
 		return fmt.Errorf("seed tables: %w", err)
 	}
 	if n > 0 {
+		if base.LSN != change.Bound(^change.LSN(0)) { // else nothing ever covers it
+			w.sources.base.raise(base)
+		}
 		w.log.InfoContext(ctx, "tables seeded", "tables", n, "era", src.Era)
 	}
 	for {

@@ -96,7 +96,8 @@ func (w *Worker) Hurry() { w.hurryFunc(ErrHurry) }
 // error: it retries, and the partition's offset stands still meanwhile.
 //
 // An error is one that a retry does not cure: the log could not be read, or
-// speaks for a deposed primary (coherence.ErrOlderSource).
+// speaks for a deposed primary (coherence.ErrOlderSource). stream.ErrClosed says
+// that the log has ended and everything in it is done.
 func (w *Worker) Work(ctx context.Context, p stream.Partition) error {
 	actx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
@@ -107,6 +108,14 @@ func (w *Worker) Work(ctx context.Context, p stream.Partition) error {
 	defer w.leave(r)
 	l := newLane(w, p)
 	err := l.work(ctx, actx)
+	if errors.Is(err, stream.ErrClosed) {
+		// The log has ended, and all of it is done. Nobody needs to be told
+		// who was told to stop anyway.
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("work on partition %d: %w", p.ID(), err)
+	}
 	if err != nil && ctx.Err() != nil {
 		w.log.WarnContext(ctx, "partition left unfinished, it will be delivered again", "partition", p.ID(), "error", err)
 		return nil
@@ -204,9 +213,14 @@ func (w *Worker) uniqueCause(what string) string {
 
 // insertPosition reads where the primary writes now.
 func (w *Worker) insertPosition(ctx context.Context) (change.Position, error) {
+	before := w.sources.load()
 	lsn, err := w.cfg.InsertLSN(ctx)
 	if err != nil {
 		return change.Position{}, fmt.Errorf("read the insert LSN of the primary: %w", err)
 	}
-	return change.Position{Era: w.sources.load().Era, LSN: lsn}, nil
+	if now := w.sources.load(); now != before {
+		// It may be the old primary's, and lie below what the new one wrote.
+		return change.Position{}, fmt.Errorf("read the insert LSN of the primary: era %d became %d meanwhile", before.Era, now.Era)
+	}
+	return change.Position{Era: before.Era, LSN: lsn}, nil
 }

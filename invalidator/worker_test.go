@@ -207,6 +207,7 @@ func TestWorkerNewEraClosesThenSeeds(t *testing.T) {
 	w := newWorld(t, worldConfig{})
 	r := w.ready()
 	w.cache("product:1", "v", "brand:x")
+	w.insert.Store(400) // below v: that is what ready waits for
 	w.source = change.Source{Era: 2, SystemID: 7, Timeline: 2}
 	w.lsn = 500 // LSNs of the new timeline repeat
 	w.hand(w.lsn, nil, change.Raise{Cause: "promotion", Reason: change.ReasonSource, Classes: []string{"*"}})

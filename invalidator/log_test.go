@@ -1,0 +1,174 @@
+package invalidator
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/harness"
+	"github.com/lethe-cache/lethe/stream"
+)
+
+// play gives a worker the deliveries of a partition, one Fetch each, and waits
+// until the offset is acknowledged; then the partition is taken away.
+func play(t *testing.T, w *world, until int64, deliveries ...stream.Delivery) {
+	t.Helper()
+	worker, err := New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &scripted{acked: make(chan int64, len(deliveries)), let: make(chan struct{}, len(deliveries))}
+	for _, d := range deliveries {
+		p.deliveries = append(p.deliveries, []stream.Delivery{d})
+		p.let <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- worker.Work(ctx, p) }()
+	p.reach(t, until)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// The record that carries the news of a gap names no source. That is no source
+// which can not be known: the recorded one stays.
+func TestGapCarrierLeavesTheSource(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{})
+	w.ready().drain()
+	w.cache("product:1", "v")
+	play(t, w, 8,
+		stream.Delivery{Record: &change.Record{Source: w.source, V: 5000}, Offset: 1},
+		stream.Delivery{Record: &change.Record{Partitions: 1}, Offset: 8, Gap: true})
+	w.wantState("product:1", "dead")
+	if got, err := w.store.Source(t.Context()); err != nil || got != testSource {
+		t.Errorf("source is %+v (%v), want %+v", got, err, testSource)
+	}
+}
+
+// Records that do not name their commits' positions are placed at the insert
+// LSN of the primary, in the recorded era, and never taken for applied.
+func TestInsertLSNPlacesChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{})
+	w.ready().drain()
+	w.cache("kept:1", "v")
+	w.cache("product:2", "v")
+	w.insert.Store(9000)
+	c := update("products", "1", "n")
+	c.Commit = &change.Commit{XID: 77, Time: time.Now()}
+	play(t, w, 3,
+		stream.Delivery{Record: &change.Record{Source: w.source, V: 5000}, Offset: 1},
+		stream.Delivery{Record: &change.Record{InsertLSN: true}, Offset: 2}, // a tombstone
+		stream.Delivery{Record: &change.Record{InsertLSN: true, Changes: []change.Change{c}}, Offset: 3})
+	w.wantState("kept:1", "absent")
+	w.wantState("product:2", "v")
+	if got, err := w.store.Source(t.Context()); err != nil || got != testSource {
+		t.Errorf("source is %+v (%v), want %+v", got, err, testSource)
+	}
+	pos, _, err := w.store.TablePosition(t.Context(), w.name("kept:1"), 1)
+	if want := (change.Position{Era: 1, LSN: 9000}); err != nil || pos != want {
+		t.Errorf("table knows %v (%v), want %v", pos, err, want)
+	}
+	control, err := w.store.Control(t.Context())
+	if err != nil || control.V.LSN > 5000 {
+		t.Errorf("v is %v (%v), want no more than 5000: such a record says nothing of it", control.V, err)
+	}
+}
+
+// lines is where a logger writes.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// closing is a partition whose log is closed while its worker is told to stop.
+type closing struct {
+	scripted
+	fetched chan struct{}
+}
+
+func (p *closing) Fetch(ctx context.Context, _ int) ([]stream.Delivery, error) {
+	close(p.fetched)
+	<-ctx.Done()
+	return nil, stream.ErrClosed
+}
+
+// A log that was closed and is empty is a normal end.
+func TestClosedLogIsANormalEnd(t *testing.T) {
+	t.Parallel()
+	var out lines
+	w := newWorld(t, worldConfig{cfg: func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&out, nil)) }})
+	w.ready().drain()
+	worker, err := New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &closing{fetched: make(chan struct{})}
+	go func() { <-p.fetched; cancel() }()
+	if err := worker.Work(ctx, p); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if strings.Contains(out.String(), "left unfinished") {
+		t.Errorf("a graceful end logged\n%s", out.String())
+	}
+	// Without a signal the transport is told, which would else call it again.
+	w.newLog()
+	r := w.worker()
+	w.hand(w.lsn+50, nil)
+	w.settle()
+	if err := w.log.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.wait()
+}
+
+// Until v covers what the tables were seeded with, they refuse every
+// registration: that is not ready.
+func TestUnreadyUntilSeedIsCovered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{})
+	r := w.worker()
+	w.insert.Store(9000)
+	w.hand(2000, nil)
+	w.settle()
+	harness.Eventually(t, patience, harness.True("the tables seeded", func() bool { return !r.sources.unseeded() }))
+	if why := strings.Join(r.Unready(), "; "); !strings.Contains(why, "seeded at 0001"+"0000000000002300") {
+		t.Errorf("unready because of %q, want the seed at 0x2328-40", why)
+	}
+	w.hand(8960, nil)
+	w.settle()
+	if len(r.Unready()) == 0 {
+		t.Error("ready although v does not cover the seed")
+	}
+	w.hand(8961, nil)
+	w.settle()
+	w.waitReady(r)
+	w.waitV(8961)
+	w.cache("product:1", "v", "category:1")
+	r.drain()
+	// Seeded tables ask nothing of a restart.
+	w.newLog()
+	r = w.worker()
+	w.waitReady(r)
+}
