@@ -62,7 +62,7 @@ func (c *checker) table(r *Rule) *TableInfo {
 		for i := range c.schema.Tables {
 			names = append(names, c.schema.Tables[i].QualifiedName())
 		}
-		hint := suggest(r.QualifiedTable(), names)
+		hint := suggestTable(r.Schema, r.Table, names)
 		for _, n := range names {
 			if hint == "" && strings.HasSuffix(n, "."+r.Table) {
 				hint = fmt.Sprintf(" (did you mean %q?)", n)

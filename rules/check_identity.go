@@ -54,8 +54,8 @@ func (c *checker) identity(r *Rule, t *TableInfo) {
 			if id := use.in.String() + "\x00" + use.name; !names[id] {
 				names[id] = true
 				c.warn(CodeHiddenOld, use.place, c.identityFix(t),
-					"%q needs the old value of %q, which the log does not carry (replica identity of %s: %s): a row that moves leaves its old name behind; run %s",
-					use.in, use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "), c.identityFix(t))
+					"%q needs the old value of %q, which the log does not carry (replica identity of %s: %s): %s; run %s",
+					use.in, use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "), leftBehind(r), c.identityFix(t))
 			}
 			continue
 		}
@@ -71,6 +71,20 @@ func (c *checker) identity(r *Rule, t *TableInfo) {
 				"old.%s is not in the log (replica identity of %s: %s): a condition that needs it counts as true", use.name, t.QualifiedName(), strings.Join(t.IdentityColumns, ", "))
 		}
 	}
+}
+
+// leftBehind says what is not forgotten where an old value is hidden.
+func leftBehind(r *Rule) string {
+	if r.Strict {
+		return "each such update or delete raises the class instead"
+	}
+	switch r.On & (OnUpdate | OnDelete) {
+	case OnUpdate:
+		return "a row that moves leaves its old name behind"
+	case OnDelete:
+		return "a row that is deleted leaves its name behind"
+	}
+	return "a row that moves or is deleted leaves its old name behind"
 }
 
 // identityFix is the statement that makes the log carry what the rules need of

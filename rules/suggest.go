@@ -8,22 +8,45 @@ import (
 // suggest returns ` (did you mean "x"?)` for the name nearest to what was
 // written, or nothing if none is near enough to be a slip of the hand.
 func suggest(got string, names []string) string {
+	if name := nearest(got, names); name != "" {
+		return fmt.Sprintf(" (did you mean %q?)", name)
+	}
+	return ""
+}
+
+// suggestTable suggests a table. Those of the schema that was written are
+// compared without it, or every short name would be near to every other.
+func suggestTable(schema, table string, qualified []string) string {
+	var same []string
+	for _, q := range qualified {
+		if name, ok := strings.CutPrefix(q, schema+"."); ok {
+			same = append(same, name)
+		}
+	}
+	switch name := nearest(table, same); {
+	case name != "":
+		return fmt.Sprintf(" (did you mean %q?)", schema+"."+name)
+	case len(same) == 0: // the slip may be in the schema
+		return suggest(schema+"."+table, qualified)
+	}
+	return ""
+}
+
+// nearest is the name nearest to what was written, if it is near enough.
+func nearest(got string, names []string) string {
 	best, bestDist := "", 1+max(1, len(got)/3)
 	for _, n := range names {
 		if n == got {
 			continue
 		}
 		if strings.EqualFold(n, got) {
-			return fmt.Sprintf(" (did you mean %q?)", n)
+			return n
 		}
 		if d := distance(got, n, bestDist); d < bestDist {
 			best, bestDist = n, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (did you mean %q?)", best)
+	return best
 }
 
 // distance is the number of edits between two names, where swapping two
