@@ -130,6 +130,31 @@ func TestPruneNeedsSequence(t *testing.T) {
 	})
 }
 
+// The ticket of a plain entry stands beside the value: as long as it is there,
+// a fill may follow, and the value must not be without its registration.
+func TestPruneSparesPlainTicket(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		for _, k := range []string{b.name("raw:1"), b.name("raw:{2}:x")} {
+			tag := b.name("category:9")
+			begun, err := b.Begin(b.ctx(), BeginRequest{Name: k, Known: known(100), Plain: true})
+			must(t, err)
+			b.register(tag, k, 100)
+			if removed, _, err := b.Prune(b.ctx(), tag, 0, 100); err != nil || removed != 0 {
+				t.Errorf("pruned %d (%v) between REGISTER and FILL", removed, err)
+			}
+			b.fill(FillRequest{Ticket: begun.Ticket, Payload: []byte("v")})
+			if !slices.Contains(b.members(tag), k) {
+				t.Errorf("%q is cached and no purge finds it", k)
+			}
+			b.invalidate(Invalidation{Name: k, X: at(90), Plain: true})
+			if removed, _, err := b.Prune(b.ctx(), tag, 0, 100); err != nil || removed != 1 {
+				t.Errorf("pruned %d (%v), want 1", removed, err)
+			}
+		}
+	})
+}
+
 // A worker dies within a purge, another repeats it; later a duplicate opens it
 // once more and dies too.
 func TestPurgeTwiceAndDead(t *testing.T) {

@@ -116,14 +116,15 @@ func (s *Store) Prune(ctx context.Context, tag string, cursor uint64, count int)
 	}
 	units := make([]unit, len(members))
 	for i := range members {
-		units[i] = unit{key: members[i], cmds: []redis.Cmder{redis.NewIntCmd(ctx, "exists", members[i])}}
+		units[i] = unit{key: members[i], cmds: []redis.Cmder{redis.NewIntCmd(ctx, "exists", members[i], s.layout.Ticket(members[i]))}}
 	}
 	if err := s.do(ctx, units); err != nil {
 		return 0, 0, fmt.Errorf("prune tag %q: %w", tag, err)
 	}
 	var args []any
 	for i := range members {
-		// An empty entry exists: its fill may be about to follow.
+		// An empty entry exists, or the ticket beside a plain one: its fill may
+		// be about to follow.
 		if units[i].cmds[0].(*redis.IntCmd).Val() == 0 {
 			args = append(args, members[i], seqs[i])
 		}
