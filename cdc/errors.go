@@ -101,6 +101,9 @@ func permanentHint(code string, err error) string {
 	case codeFeature:
 		return "the server does not support logical replication with pgoutput"
 	case codeUndefinedFile:
+		if slotUnusable(err) {
+			return "" // WAL that is gone: a new slot helps
+		}
 		return "the server lacks the output plugin pgoutput"
 	case codeNotInPrerequisite:
 		if strings.Contains(err.Error(), "wal_level") {

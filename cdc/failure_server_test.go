@@ -317,6 +317,73 @@ func TestPermanentErrorsHaveHints(t *testing.T) {
 	}
 }
 
+// A publication that is dropped while it is read is made again by whoever keeps
+// it in step with the rules; the Reader waits for that, and says so. The slot
+// can not be read over the hole, so it is made anew.
+func TestServerPublicationDroppedWhileRunning(t *testing.T) {
+	t.Parallel()
+	u := harness.Database(t)
+	c := connect(t, u)
+	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	w := newSink()
+	r := start(t, u, w)
+	r.streaming(t)
+	w.take()
+	exec(t, c, `DROP PUBLICATION p`)
+	exec(t, c, `INSERT INTO a VALUES (1)`)
+	if query[int](t, c, `SELECT current_setting('server_version_num')::int`) < 180000 { // later ones skip what is not published
+		harness.Eventually(t, 20*time.Second, func() error {
+			select {
+			case <-r.done:
+				t.Fatalf("Run returned: %v", r.err)
+			default:
+			}
+			if s := r.State(); !strings.Contains(s.LastError, "publication p does not exist") {
+				return fmt.Errorf("state is %+v", s)
+			}
+			return nil
+		})
+	}
+	exec(t, c, `CREATE PUBLICATION p FOR TABLE a`)
+	if query[int](t, c, `SELECT current_setting('server_version_num')::int`) < 180000 {
+		w.wait(t, "the raises of the hole", func() bool { return w.count("raise slot_lost *") == 2 })
+	}
+	r.streaming(t)
+	exec(t, c, `INSERT INTO a VALUES (2)`)
+	w.waitEvent(t, "insert public.a id='2'")
+}
+
+// Without the right to store the position, a slot that somebody else has moved
+// is noticed within one process at least.
+func TestServerSlotMovedWhileEraIsUnknown(t *testing.T) {
+	t.Parallel()
+	direct := harness.Database(t)
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := harness.Proxy(t, u.Host)
+	u.Host = proxy.Addr()
+	c := connect(t, direct)
+	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	w := newSink()
+	r := start(t, u.String(), w, func(cfg *Config) { cfg.Source = source.New(cfg.Slot, cfg.Logger) })
+	r.streaming(t)
+	w.wait(t, "the raises of the start", func() bool { return w.count("raise unknown_era *") == 2 })
+	harness.Eventually(t, 10*time.Second, harness.True("the slot is confirmed", func() bool { return r.State().Confirmed > 0 }))
+	w.take()
+	proxy.Blackhole(true)
+	exec(t, c, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1`, slotOf(t))
+	exec(t, c, `INSERT INTO a VALUES (1)`)
+	harness.Eventually(t, 10*time.Second, func() error {
+		_, err := c.Exec(t.Context(), `SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())`, slotOf(t))
+		return err
+	})
+	proxy.Blackhole(false)
+	proxy.Cut()
+	w.wait(t, "two raises", func() bool { return w.count("raise slot_lost *") == 2 })
+}
+
 func TestWALLevelIsPermanent(t *testing.T) {
 	t.Parallel()
 	p := harness.NewPostgres(t, servers.PostgresConfig{Settings: map[string]string{"wal_level": "replica"}})

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/lethe-cache/lethe/change"
 )
 
@@ -310,4 +312,19 @@ func TestReleasedRecordsCarryVBehindThem(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What the server says of WAL that is gone is cured by a new slot, although the
+// code is that of a missing plugin.
+func TestLostWALIsNotPermanent(t *testing.T) {
+	t.Parallel()
+	for message, want := range map[string]bool{
+		`could not access file "pgoutput": No such file or directory`:             true,
+		`requested WAL segment 000000010000000000000001 has already been removed`: false,
+	} {
+		err := classify("use slot s", &pgconn.PgError{Code: codeUndefinedFile, Message: message})
+		if IsPermanent(err) != want || slotUnusable(err) == want {
+			t.Errorf("%s: permanent %v, slot unusable %v, want %v and %v", message, IsPermanent(err), slotUnusable(err), want, !want)
+		}
+	}
 }

@@ -77,8 +77,8 @@ func TestRaiserLifeOfARaise(t *testing.T) {
 		<-done
 
 		// What the tracker asked for is replaced by what it asks for next time.
-		r.session([]source.Due{{Raise: change.Raise{Cause: "t1"}, Again: true}}, true)
-		r.session([]source.Due{{Raise: change.Raise{Cause: "t2"}}}, true)
+		r.session([]source.Due{{Raise: change.Raise{Cause: "t1", Reason: "t"}, Again: true}}, true)
+		r.session([]source.Due{{Raise: change.Raise{Cause: "t2", Reason: "t"}}}, true)
 		due, _ = r.due(nil, take)
 		equal(t, causes(due), []string{"t2"})
 		if !r.tracked() {
@@ -90,4 +90,80 @@ func TestRaiserLifeOfARaise(t *testing.T) {
 			t.Error("still tracked")
 		}
 	})
+}
+
+// What is asked for again and again while nothing is read is one raise: the
+// watcher of the publication asks every second, and a process may wait for its
+// slot for weeks.
+func TestRaisesThatWaitAreJoined(t *testing.T) {
+	t.Parallel()
+	r := newRaiser()
+	ask := func(table string, twice bool) <-chan struct{} {
+		return r.ask(change.Raise{Cause: "c", Reason: change.ReasonPublication, Tables: []string{table}}, twice)
+	}
+	var last <-chan struct{}
+	for range 1000 {
+		last = ask("a", false)
+	}
+	ask("a", true)
+	ask("b", false)
+	if got := len(r.state()); got != 3 {
+		t.Fatalf("%d raises wait, want 3", got)
+	}
+	gaps := 0
+	take := func() (*Gap, error) { gaps++; return NewGap(Snapshot{Xmin: 5, Xmax: 6, Xip: []uint64{5}}, 6), nil }
+	due, err := r.due(nil, take)
+	if err != nil || len(due) != 3 || gaps != 1 {
+		t.Fatalf("%d are due (%v) with %d gaps, want 3 with one", len(due), err, gaps)
+	}
+	// The snapshot of those is taken: what happens now is not in it.
+	ask("a", true)
+	r.appended(due, 7)
+	if got := r.state(); len(got) != 2 || !got[0].Raised || got[1].Raised {
+		t.Errorf("wait for %+v, want the second of one raise, and another one whole", got)
+	}
+	r.durable(7)
+	select {
+	case <-last:
+	default:
+		t.Error("the joined raise is durable, and the last who asked was not told")
+	}
+}
+
+// The tracker asks for the raise of a lost slot once, where it can not store
+// it. A session that ends before the second raise must not take it along.
+func TestTrackedRaiseOutlivesItsSession(t *testing.T) {
+	t.Parallel()
+	r := newRaiser()
+	lost := source.Due{Raise: change.Raise{Cause: "lost", Reason: change.ReasonSlotLost, Classes: []string{"*"}}, Again: true}
+	r.session([]source.Due{lost}, true)
+	running := Snapshot{Xmin: 5, Xmax: 6, Xip: []uint64{5}}
+	due, err := r.due(nil, func() (*Gap, error) { return NewGap(running, 6), nil })
+	if err != nil || len(due) != 1 {
+		t.Fatalf("%d are due (%v), want one", len(due), err)
+	}
+	r.appended(due, 1)
+	r.durable(1)
+	r.session(nil, true) // cut and connected again
+	if !r.tracked() {
+		t.Fatal("the second raise is forgotten with the session")
+	}
+	due, err = r.due(&Snapshot{Xmin: 7, Xmax: 7}, nil)
+	if err != nil || len(due) != 1 || due[0].raise.Cause != "lost/2" {
+		t.Fatalf("due is %+v (%v), want the second raise", due, err)
+	}
+	// Asked for anew it takes the place of the old one.
+	r.session([]source.Due{lost}, true)
+	if got := r.state(); len(got) != 1 || got[0].Raised {
+		t.Errorf("wait for %+v, want one raise, from its beginning", got)
+	}
+	// On another source its bound says nothing.
+	r = newRaiser()
+	lost.Bound = change.Position{Era: 1, LSN: 100}
+	r.session([]source.Due{lost}, true)
+	r.session(nil, false)
+	due, err = r.due(nil, func() (*Gap, error) { return NewGap(running, 6), nil })
+	if err != nil || len(due) != 1 || !due[0].raise.Bound.IsZero() {
+		t.Errorf("due is %+v (%v), want the raise without the bound of the old source", due, err)
+	}
 }

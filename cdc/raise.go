@@ -30,11 +30,13 @@ type raiseRequest struct {
 	// tracked: the source tracker asks for it anew in every session.
 	tracked bool
 	twice   bool
-	stage   raiseStage
-	since   time.Time
-	gap     *Gap
-	seq     uint64
-	done    chan struct{}
+	// taken: it is being appended, with a gap that may have been taken already.
+	taken bool
+	stage raiseStage
+	since time.Time
+	gap   *Gap
+	seq   uint64
+	done  chan struct{}
 }
 
 // dueRaise is one raise to be appended now.
@@ -46,14 +48,27 @@ type dueRaise struct {
 
 func newRaiser() *raiser { return &raiser{kick: make(chan struct{}, 1)} }
 
-// ask queues a raise; the channel is closed once it (both of it) is durable.
+// ask queues a raise; the channel is closed once it (both of it) is durable. One
+// of the same that nobody has begun to append stands for it: it will come later
+// than now, and while nothing is read there may be a new one every second.
 func (r *raiser) ask(raise change.Raise, twice bool) <-chan struct{} {
 	req := &raiseRequest{raise: raise, twice: twice, since: time.Now(), done: make(chan struct{})}
 	r.mu.Lock()
+	for _, old := range r.list {
+		if !old.tracked && !old.taken && old.stage == raiseAsked && old.twice == twice && alike(&old.raise, &raise) {
+			r.mu.Unlock()
+			return old.done
+		}
+	}
 	r.list = append(r.list, req)
 	r.mu.Unlock()
 	r.wake()
 	return req.done
+}
+
+// alike reports whether two raises ask for the same, but for their cause.
+func alike(a, b *change.Raise) bool {
+	return a.Reason == b.Reason && a.X == b.X && a.Bound == b.Bound && slices.Equal(a.Classes, b.Classes) && slices.Equal(a.Tables, b.Tables)
 }
 
 func (r *raiser) wake() {
@@ -63,14 +78,18 @@ func (r *raiser) wake() {
 	}
 }
 
-// session replaces what the source tracker asked for in the last session by
-// what it asks for now. On another source everything that is half done begins
-// again: its xids meant something else.
+// session adds what the source tracker asks for now. What it asked for in the
+// last session for the same reason is replaced by that; what it does not ask for
+// again stays: it may have no way to store it. On another source everything that
+// is half done begins again: its xids meant something else.
 func (r *raiser) session(due []source.Due, sameSource bool) {
 	r.mu.Lock()
-	r.list = slices.DeleteFunc(r.list, func(req *raiseRequest) bool { return req.tracked })
+	r.list = slices.DeleteFunc(r.list, func(req *raiseRequest) bool {
+		return req.tracked && slices.ContainsFunc(due, func(d source.Due) bool { return d.Reason == req.raise.Reason })
+	})
 	if !sameSource {
 		for _, req := range r.list {
+			req.raise.Bound = change.Position{} // of its own source
 			if req.stage == raisePending {
 				req.stage, req.gap = raiseAsked, nil
 				if req.raise.Cause != "" {
@@ -146,6 +165,7 @@ func (r *raiser) asked() (asked []*raiseRequest) {
 	defer r.mu.Unlock()
 	for _, req := range r.list {
 		if req.stage == raiseAsked {
+			req.taken = true
 			asked = append(asked, req)
 		}
 	}

@@ -23,6 +23,7 @@ type Reader struct {
 	confirmed atomic.Uint64 // the greatest position that the slot was told
 	received  atomic.Uint64
 	created   bool // the slot was made and its raise not asked for
+	broken    bool // a session has found that the slot is of no use any longer
 
 	mu     sync.Mutex
 	state  State
@@ -102,22 +103,23 @@ func New(cfg Config) (*Reader, error) {
 // Run reads until ctx ends, and then returns nil; or until something fails that
 // trying again does not cure, an *Error. Everything else is tried again without
 // limit: refused connections, a restart of Postgres, a slot that another
-// process has. It is called once.
+// process has, a publication that somebody dropped while it was read and that
+// its keeper makes again. It is called once.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.setPhase(PhaseStopped, nil)
 	wait := newBackoff(retryMax)
-	broken := false
 	for {
 		r.setPhase(PhaseConnecting, nil)
 		began := time.Now()
-		err := r.session(ctx, broken)
+		err := r.session(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if IsPermanent(err) {
 			return err
 		}
-		broken = errors.Is(err, errSlotUnusable) || slotUnusable(err)
+		// It stays so until the slot is made anew, which may take more than one try.
+		r.broken = r.broken || errors.Is(err, errSlotUnusable) || slotUnusable(err)
 		if time.Since(began) > healthy {
 			wait = newBackoff(retryMax)
 		}
@@ -133,8 +135,8 @@ func (r *Reader) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Reader) session(ctx context.Context, broken bool) error {
-	s, err := r.open(ctx, broken)
+func (r *Reader) session(ctx context.Context) error {
+	s, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,7 +151,8 @@ func (r *Reader) session(ctx context.Context, broken bool) error {
 // it after the ALTER. An empty Cause and Bound are filled in.
 //
 // It does not block. The channel is closed once all of it is durable behind the
-// Writer. What was asked for is lost with the process.
+// Writer. What was asked for is lost with the process. A raise like one that
+// waits, but for its cause, is joined with that.
 func (r *Reader) Raise(raise change.Raise, twice bool) <-chan struct{} {
 	return r.raises.ask(raise, twice)
 }

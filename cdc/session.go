@@ -30,7 +30,7 @@ const closeTimeout = 2 * time.Second
 
 // open connects, checks that all three connections lead to one primary, and
 // takes the slot. On an error everything is closed again.
-func (r *Reader) open(ctx context.Context, broken bool) (s *session, err error) {
+func (r *Reader) open(ctx context.Context) (s *session, err error) {
 	s = &session{reader: r}
 	var repl *pgconn.PgConn
 	defer func() {
@@ -58,7 +58,7 @@ func (r *Reader) open(ctx context.Context, broken bool) (s *session, err error) 
 	if err := r.checkPublications(ctx, s.keeper); err != nil {
 		return s, err
 	}
-	created, err := s.ensureSlot(ctx, broken)
+	created, err := s.ensureSlot(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -164,10 +164,13 @@ func (s *session) openSource(ctx context.Context) error {
 	// A slot above what was ever confirmed has been moved, or made anew, by
 	// somebody else: what lies between never came.
 	moved := same && s.start > change.LSN(r.confirmed.Load())
-	if r.cfg.Source == nil && (r.created || moved) {
+	switch {
+	case r.cfg.Source == nil && (r.created || moved):
 		due = append(due, source.Due{Again: true, Raise: change.Raise{
 			Cause: r.log.cause(change.ReasonSlotLost), Reason: change.ReasonSlotLost, Classes: []string{"*"},
 		}})
+	case r.cfg.Source != nil && s.source.Era == 0 && moved && !r.created && len(due) == 0:
+		due = append(due, r.cfg.Source.SlotLost()) // the tracker has nothing stored to compare with
 	}
 	if !same {
 		r.log.confirm.restart(s.start)

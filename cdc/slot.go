@@ -14,13 +14,12 @@ import (
 	"github.com/lethe-cache/lethe/change"
 )
 
-// ensureSlot finds the slot or makes it, and reports whether it made it. broken
-// says that the last session found it to be of no use any longer.
+// ensureSlot finds the slot or makes it, and reports whether it made it.
 //
 // A slot that is lost is dropped and made anew. What lies between is a gap that
 // no retry brings back; the raises that the caller asks for heal it, and
 // reading on from the new slot is safe.
-func (s *session) ensureSlot(ctx context.Context, broken bool) (created bool, err error) {
+func (s *session) ensureSlot(ctx context.Context) (created bool, err error) {
 	r, conn := s.reader, s.keeper
 	for {
 		var plugin, database, kind string
@@ -29,6 +28,7 @@ func (s *session) ensureSlot(ctx context.Context, broken bool) (created bool, er
 			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, r.cfg.Slot).Scan(&plugin, &database, &kind, &temporary, &lost)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
+			r.broken = false
 			err := s.createSlot(ctx)
 			if sqlState(err) == codeDuplicateObject {
 				continue // another process was quicker
@@ -44,14 +44,14 @@ func (s *session) ensureSlot(ctx context.Context, broken bool) (created bool, er
 				Hint: "choose another name in LETHE_SLOT",
 			}
 		}
-		if !lost && !broken {
+		if !lost && !r.broken {
 			return false, nil
 		}
 		r.cfg.Logger.Error("the slot has lost WAL that it needed: it is made anew and everything cached is forgotten", "slot", r.cfg.Slot)
 		if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot($1)`, r.cfg.Slot); err != nil && sqlState(err) != codeUndefinedObject {
 			return false, classify("drop slot "+r.cfg.Slot, err)
 		}
-		broken = false
+		r.broken = false
 	}
 }
 
@@ -66,10 +66,16 @@ func (s *session) createSlot(ctx context.Context) (err error) {
 	var wg sync.WaitGroup
 	var raised error
 	wg.Go(func() {
-		select {
-		case <-time.After(raiseEarly):
-			raised = s.raiseEarly(ctx)
-		case <-created:
+		due := time.NewTimer(raiseEarly)
+		defer due.Stop()
+		for raised == nil {
+			select {
+			case <-due.C:
+				raised = s.raiseEarly(ctx)
+				due.Reset(raiseAgain)
+			case <-created:
+				return
+			}
 		}
 	})
 	defer func() {
@@ -104,8 +110,12 @@ func (s *session) createSlot(ctx context.Context) (err error) {
 }
 
 // raiseEarly is how long the making of a slot may take before what is cached is
-// forgotten without waiting for it.
-const raiseEarly = 200 * time.Millisecond
+// forgotten without waiting for it. What is cached after that may be stale as
+// well, so it is forgotten again and again: raiseAgain bounds for how long.
+const (
+	raiseEarly = 200 * time.Millisecond
+	raiseAgain = 10 * time.Second
+)
 
 // raiseEarly puts a raise into the log while no slot is read. It replaces none
 // of the two that follow when there is one.
@@ -136,7 +146,9 @@ func (s *session) raiseEarly(ctx context.Context) error {
 }
 
 // checkPublications refuses to stream publications that do not exist: the
-// server would say so with the first change only, and each time again.
+// server would say so with the first change only, and each time again. One that
+// was there before was dropped under our hands, and comes back when whoever
+// keeps it in step with the rules has noticed: that is waited for.
 func (r *Reader) checkPublications(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `SELECT n FROM unnest($1::text[]) AS n
 		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = n)`, r.cfg.Publications)
@@ -150,9 +162,12 @@ func (r *Reader) checkPublications(ctx context.Context, conn *pgx.Conn) error {
 	if len(missing) == 0 {
 		return nil
 	}
+	err = fmt.Errorf("publication %s does not exist", strings.Join(missing, ", "))
+	if r.last != (identity{}) {
+		return fmt.Errorf("look for publications: %w (any more)", err)
+	}
 	return &Error{
-		Op: "look for publications", Code: codeUndefinedObject,
-		Err:  fmt.Errorf("publication %s does not exist", strings.Join(missing, ", ")),
+		Op: "look for publications", Code: codeUndefinedObject, Err: err,
 		Hint: "`lethe run` makes it where the role may; see `lethe doctor`",
 	}
 }
