@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -36,8 +37,9 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 
 func (p *program) root(environ []string) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "lethe",
-		Short: "Keeps caches true to a Postgres database",
+		Use:     "lethe",
+		Short:   "Keeps caches true to a Postgres database",
+		Version: buildVersion(),
 		Long: `Lethe tails Postgres logical replication, maps committed row changes to cache
 keys and tags by the rules of rules.yaml, and empties Redis and every in-process
 cache of what they made stale.
@@ -47,7 +49,7 @@ lethe.yaml; the first one found counts.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := p.settings.load(cmd.Flags(), environ); err != nil {
+			if err := p.settings.load(cmd.Flags(), environ, settingOf(cmd.Root())); err != nil {
 				return err
 			}
 			p.log = newLogger(p.stderr, p.settings.Log, p.settings.LogLevel)
@@ -72,6 +74,16 @@ lethe.yaml; the first one found counts.`,
 		p.statusCommand(), p.migrateCommand(), p.versionCommand(),
 	)
 	return root
+}
+
+// settingOf returns what reports whether some command has a flag of that name.
+func settingOf(root *cobra.Command) func(name string) bool {
+	return func(name string) bool {
+		if root.PersistentFlags().Lookup(name) != nil {
+			return true
+		}
+		return slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Flags().Lookup(name) != nil })
+	}
 }
 
 // isCommandLine reports whether cobra itself refused the command line.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
@@ -60,7 +61,7 @@ func (s *settings) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&s.Rules, "rules", []string{"rules.yaml"}, "files of rules")
 	fs.StringVar(&s.Slot, "slot", "lethe", "replication slot")
 	fs.StringVar(&s.Publication, "publication", "lethe", "publication, kept in step with the rules")
-	fs.StringVar(&s.Listen, "listen", "127.0.0.1:7401", "address of /metrics, /healthz and /readyz; empty turns them off")
+	fs.StringVar(&s.Listen, "listen", "127.0.0.1:7401", "address of /metrics, /healthz and /readyz; off serves none")
 	fs.StringVar(&s.AdminToken, "admin-token", "", "bearer token of the admin API")
 	fs.StringVar(&s.Log, "log", "text", "text or json")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -85,8 +86,9 @@ func envName(flag string) string {
 }
 
 // load fills what no flag has set from the environment, and what that does not
-// set from the file.
-func (s *settings) load(fs *pflag.FlagSet, environ []string) error {
+// set from the file. known reports whether any command has a setting of that
+// name: one file serves all of them.
+func (s *settings) load(fs *pflag.FlagSet, environ []string, known func(flag string) bool) error {
 	env := map[string]string{}
 	for _, e := range environ {
 		if k, v, ok := strings.Cut(e, "="); ok && strings.HasPrefix(k, envPrefix) {
@@ -104,7 +106,7 @@ func (s *settings) load(fs *pflag.FlagSet, environ []string) error {
 	}
 	var errs []error
 	fs.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "config" {
+		if f.Changed || notInFile[f.Name] {
 			return
 		}
 		name := envName(f.Name)
@@ -120,7 +122,7 @@ func (s *settings) load(fs *pflag.FlagSet, environ []string) error {
 		}
 	})
 	for name := range file {
-		if fs.Lookup(flagName(name)) == nil {
+		if flag := flagName(name); notInFile[flag] || !known(flag) {
 			errs = append(errs, fmt.Errorf("%s: unknown setting %q", s.config, strings.ToLower(strings.TrimPrefix(name, envPrefix))))
 		}
 	}
@@ -129,6 +131,9 @@ func (s *settings) load(fs *pflag.FlagSet, environ []string) error {
 	}
 	return nil
 }
+
+// notInFile are flags that are no settings.
+var notInFile = map[string]bool{"config": true, "help": true, "version": true}
 
 func flagName(env string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, envPrefix), "_", "-"))
@@ -181,7 +186,7 @@ func (s *settings) validate(needPostgres bool) error {
 		bad("postgres-url", "not set; it names the database to follow, such as postgres://lethe@127.0.0.1:5432/shop")
 	}
 	if s.PostgresURL != "" {
-		if err := checkURL(s.PostgresURL, "postgres", "postgresql"); err != nil {
+		if err := checkPostgresURL(s.PostgresURL); err != nil {
 			bad("postgres-url", "%v", err)
 		}
 	}
@@ -199,6 +204,9 @@ func (s *settings) validate(needPostgres bool) error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, s.LogLevel) {
 		bad("log-level", "%q: want debug, info, warn or error", s.LogLevel)
+	}
+	if s.Listen == "off" { // an empty variable is an unset one, so that a word is needed
+		s.Listen = ""
 	}
 	if s.Listen != "" {
 		if _, _, err := net.SplitHostPort(s.Listen); err != nil {
@@ -219,20 +227,36 @@ func (s *settings) validate(needPostgres bool) error {
 	return nil
 }
 
-// checkURL rejects what is not a URL of one of the schemes; its errors never
-// repeat the URL, which may hold a password.
-func checkURL(raw string, schemes ...string) error {
-	if strings.Contains(raw, "=") && !strings.Contains(raw, "://") {
-		return nil // keyword/value form, checked by the driver
+// keyValue is what the keyword/value form of a connection string begins with.
+var keyValue = regexp.MustCompile(`^\s*[a-z_]+\s*=`)
+
+// checkPostgresURL rejects what the driver would not understand, or would take
+// for something else than was meant. Its errors never repeat the text, which
+// may hold a password: the driver leaves out those that it recognises, and a
+// mistake is often why it does not.
+func checkPostgresURL(raw string) error {
+	if scheme, _, ok := strings.Cut(raw, "://"); ok && !keyValue.MatchString(raw) {
+		if scheme != "postgres" && scheme != "postgresql" {
+			return errors.New("want postgres://user@host/database, or host=... dbname=...; this begins with another scheme")
+		}
+		if _, err := url.Parse(raw); err != nil {
+			return errors.New("not a URL; what is not a letter or digit in a password must be percent-encoded")
+		}
+	} else if !keyValue.MatchString(raw) {
+		return errors.New("want postgres://user@host/database, or host=... dbname=...")
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return errors.New("not a URL")
+	_, err := pgxpool.ParseConfig(raw)
+	if err == nil {
+		return nil
 	}
-	if !slices.Contains(schemes, u.Scheme) {
-		return fmt.Errorf("scheme %q: want %s", u.Scheme, strings.Join(schemes, " or "))
+	// "cannot parse `text`: what is wrong (why)"
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+len("`: "):]
+	} else {
+		text = "not understood"
 	}
-	return nil
+	return errors.New(text)
 }
 
 // direct reports whether the reader and the worker share this process, with no
