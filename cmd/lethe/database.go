@@ -104,7 +104,7 @@ func (d *database) syncPublications(ctx context.Context, name string, uses []rul
 	d.cfg = publication.Config{Name: name}
 	changes, err := publication.Sync(ctx, d.pool, d.cfg, uses)
 	if err != nil {
-		return changes, err
+		return changes, fmt.Errorf("keep publication %s in step with the rules: %w", name, err)
 	}
 	d.watch = publication.NewWatcher(d.cfg, uses)
 	checked, err := d.watch.Check(ctx, d.pool) // what later checks compare with
