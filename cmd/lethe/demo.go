@@ -145,7 +145,7 @@ func (d *demo) waitReady(ctx context.Context, done <-chan error) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		state := d.line.readiness()
+		state := d.line.readiness(ctx)
 		if state.Ready {
 			return nil
 		}

@@ -52,8 +52,12 @@ func redisPolicy(s coherence.NodeStats) diagnosis {
 func redisSource(ctx context.Context, store *coherence.Store) diagnosis {
 	d := diagnosis{Area: "redis", Name: "source record", Status: statusOK}
 	source, err := store.Source(ctx)
-	if err != nil {
-		d.Status, d.Detail = statusWarn, "none: no worker has run on this Redis yet, and nothing is cached until one has"
+	switch {
+	case err != nil:
+		d.Status, d.Detail = statusFail, err.Error()
+		return d
+	case source.Era == 0: // nothing, or a source without an era
+		d.Detail = "none yet: nothing is cached in this namespace until a worker has run"
 		return d
 	}
 	d.Detail = fmt.Sprintf("era %d of system %d, timeline %d", source.Era, source.SystemID, source.Timeline)

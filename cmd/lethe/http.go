@@ -30,19 +30,19 @@ type httpServer struct {
 }
 
 // listen starts the server; it fails at once if the address can not be had.
-func listen(addr string, registry *prometheus.Registry, ready func() readiness) (*httpServer, error) {
+func listen(addr string, registry *prometheus.Registry, ready func(context.Context) readiness) (*httpServer, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, &exitError{code: exitFailed, err: fmt.Errorf("listen for metrics and health: %w", err),
-			hint: "choose a free address with LETHE_LISTEN, or set it empty to serve none"}
+			hint: "choose a free address with LETHE_LISTEN, or set it to off to serve none"}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive", "version": buildVersion()})
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		state, code := ready(), http.StatusOK
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		state, code := ready(r.Context()), http.StatusOK
 		if !state.Ready {
 			code = http.StatusServiceUnavailable
 		}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/stream/direct"
 )
 
@@ -13,8 +15,12 @@ import (
 // an old transaction of the application may delay for as long as it runs.
 const patience = 10 * time.Second
 
-// readiness looks at every part. It may be called at any time.
-func (p *pipeline) readiness() readiness {
+// answerTimeout is how long readiness waits for Redis to answer.
+const answerTimeout = 500 * time.Millisecond
+
+// readiness looks at every part. It may be called at any time, and waits for
+// Redis for at most answerTimeout.
+func (p *pipeline) readiness(ctx context.Context) readiness {
 	p.mu.Lock()
 	stage, up := p.stage, p.up
 	p.mu.Unlock()
@@ -28,12 +34,25 @@ func (p *pipeline) readiness() readiness {
 	}
 	if up.worker != nil {
 		r.Reasons = append(r.Reasons, up.worker.Unready()...)
+		if err := answers(ctx, up.store); err != nil {
+			wait("redis does not answer: %v", err)
+		}
 	}
 	if up.consumer != nil && up.consumer.Assigned() == 0 {
 		wait("no partition of the log is assigned to this worker")
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// answers asks every master for its control data. The worker repeats what
+// fails until it succeeds and is none the less what it was, so it has no
+// opinion about a Redis that is away.
+func answers(ctx context.Context, store *coherence.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	_, err := store.NodeStats(ctx)
+	return err
 }
 
 func (p *pipeline) readerReadiness(r *readiness, up parts, wait func(string, ...any)) {
@@ -58,7 +77,7 @@ func (p *pipeline) readerReadiness(r *readiness, up parts, wait func(string, ...
 		}
 		r.Details["raise_due_"+raise.Reason] = text
 	}
-	if !started && len(state.Raises) == 0 {
+	if !started && state.Streaming() && len(state.Raises) == 0 {
 		wait("the raises of the start are being applied")
 	}
 	if state.Source.Era == 0 && state.Streaming() {

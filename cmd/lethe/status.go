@@ -43,7 +43,7 @@ func (p *program) processStatus(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	if p.settings.Listen == "" {
-		fmt.Fprintln(p.stdout, "process   LETHE_LISTEN is empty: there is no address to ask")
+		fmt.Fprintln(p.stdout, "process   LETHE_LISTEN is off: there is no address to ask")
 		return false
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.settings.Listen+"/readyz", nil)
@@ -105,6 +105,10 @@ func (p *program) cacheStatus(ctx context.Context) {
 	control, err := store.Control(ctx, classes...)
 	if err != nil {
 		fmt.Fprintln(p.stdout, "cache    ", err)
+		return
+	}
+	if control.Source.Era == 0 {
+		fmt.Fprintln(p.stdout, "cache     no source is recorded: nothing is cached in this namespace until a worker has run")
 		return
 	}
 	fmt.Fprintf(p.stdout, "cache     era %d of system %d, timeline %d\n", control.Source.Era, control.Source.SystemID, control.Source.Timeline)

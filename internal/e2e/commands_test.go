@@ -23,6 +23,15 @@ func TestCommandsBesideARunningProcess(t *testing.T) {
 	if code := before.wait(30 * time.Second); code != 0 {
 		t.Errorf("doctor before the first run: exit code %d, want 0: what run makes by itself is no failure", code)
 	}
+	if out := before.output.String(); !strings.Contains(out, "source record: none yet") {
+		t.Errorf("doctor before the first run: output lacks that no source is recorded:\n%s", out)
+	}
+	execute(t, database, `DO $$ BEGIN
+		IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'lethe') OR EXISTS (SELECT FROM pg_publication WHERE pubname = 'lethe')
+			OR EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database()) THEN
+			RAISE 'doctor has created something';
+		END IF;
+	END $$`)
 	running := start(t, env, "run")
 	running.ready()
 	env["LETHE_LISTEN"] = running.listen // what status asks
