@@ -55,6 +55,9 @@ func (t *Tracker) CheckSlot(ctx context.Context, conn Conn) (Slot, []Due, error)
 			return Slot{}, nil, err
 		}
 	}
+	if s.Exists && !s.Lost {
+		t.slotAt = s.Confirmed
+	}
 	s.Advanced = s.Exists && !s.Lost && t.confirmed != 0 && s.Confirmed > t.confirmed
 	if s.Exists && !s.Lost && !s.Advanced {
 		return s, nil, nil

@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -105,4 +106,36 @@ func TestStoreConfirmedStopsBehindAnotherReader(t *testing.T) {
 	if err := tr.Raised(t.Context(), conn); err == nil {
 		t.Error("the raise of a later era was taken for done")
 	}
+}
+
+// Between the raise of a new era and the first stored position there must be no
+// time in which a slot that is made anew goes unnoticed.
+func TestServerRaisedRemembersTheSlot(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, harness.Database(t))
+	migrate(t, conn, migrations.Options{})
+	slot := conn.Config().Database
+	run(t, conn, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+	t.Cleanup(func() { _, _ = conn.Exec(context.Background(), `SELECT pg_drop_replication_slot($1)`, slot) })
+	tr := source.New(slot, nil)
+	_, due := open(t, tr, conn, source.Hints{})
+	wantRaise(t, due, change.ReasonSource)
+	if _, due, err := tr.CheckSlot(t.Context(), conn); err != nil || len(due) > 0 {
+		t.Fatalf("due is %+v (%v), want nothing", due, err)
+	}
+	raised(t, tr, conn)
+	// It dies before a position is stored, and so does the next one, which has
+	// made the slot anew, before its raise is durable.
+	run(t, conn, `SELECT pg_drop_replication_slot($1)`, slot)
+	run(t, conn, `CREATE TABLE a (id int)`)
+	run(t, conn, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+	tr = source.New(slot, nil)
+	if _, due := open(t, tr, conn, source.Hints{}); len(due) > 0 {
+		t.Fatalf("due is %+v, want nothing: it is the same era", due)
+	}
+	_, due, err := tr.CheckSlot(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRaise(t, due, change.ReasonSlotLost)
 }

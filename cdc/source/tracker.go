@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,7 @@ type Tracker struct {
 	era       uint16
 	confirmed change.LSN
 	insert    change.LSN
+	slotAt    change.LSN // where CheckSlot has seen the slot
 	pending   bool // the table says that the raise is due
 	// forgot is the instance for which everything was forgotten although no era
 	// could be stored: within this process that need not be done again.
@@ -72,7 +74,7 @@ func New(slot string, logger *slog.Logger) *Tracker {
 // is raised once by every process and for every instance. The error is a *RefusedError for a server that must
 // not be read, else one of the connection, which may be tried again.
 func (t *Tracker) Open(ctx context.Context, conn Conn, hints Hints) (change.Source, []Due, error) {
-	t.era, t.confirmed, t.pending = 0, 0, false
+	t.era, t.confirmed, t.slotAt, t.pending = 0, 0, 0, false
 	in, err := Read(ctx, conn)
 	if err != nil {
 		return change.Source{}, nil, err
@@ -198,8 +200,14 @@ func (t *Tracker) Raised(ctx context.Context, conn Conn) error {
 	if !t.pending || t.era == 0 {
 		return nil
 	}
-	if err := t.update(ctx, conn, "local", `raise_due = false`); err != nil {
+	// Where no position is stored yet, the slot's own is from now on what a slot
+	// that is made anew is known by.
+	at := sql.NullString{String: t.slotAt.String(), Valid: t.slotAt != 0}
+	if err := t.update(ctx, conn, "local", `raise_due = false, confirmed = coalesce(confirmed, $3::text::pg_lsn)`, at); err != nil {
 		return fmt.Errorf("note the raise of era %d in lethe.source: %w", t.era, err)
+	}
+	if t.confirmed == 0 {
+		t.confirmed = t.slotAt
 	}
 	t.pending = false
 	return nil
