@@ -108,7 +108,7 @@ func TestCluster(t *testing.T) {
 	if _, _, err := s.Broadcast(ctx, Message{Kind: KindHeartbeat, V: at(300), W: at(300)}); err != nil {
 		t.Error(err)
 	}
-	must(t, s.WriteWatermarks(ctx, 2, at(300)))
+	must(t, s.WriteWatermarks(ctx, 2, at(300), change.Position{}))
 	marks, err := s.ReadWatermarks(ctx, 2)
 	must(t, err)
 	if len(marks) != 3 || marks[0].LeastSlot != 0 || slices.ContainsFunc(marks, Watermark.Lost) {

@@ -106,7 +106,7 @@ func TestInvalidateUnderOOM(t *testing.T) {
 			must(t, err)
 			_, _, err = b.Broadcast(b.ctx(), Message{Kind: KindHeartbeat, V: at(400), W: at(390)})
 			must(t, err)
-			must(t, b.WriteWatermarks(b.ctx(), 0, at(390)))
+			must(t, b.WriteWatermarks(b.ctx(), 0, at(390), change.Position{}))
 			must(t, b.RestoreControl(b.ctx(), b.control("product")))
 			if _, err := b.SetSource(b.ctx(), change.Source{Era: testEra + 1, SystemID: 7, Timeline: 2}); err != nil {
 				t.Error(err)

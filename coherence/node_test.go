@@ -39,7 +39,7 @@ func TestRunIDChangeRaisesTags(t *testing.T) {
 	server := harness.NewRedis(t, servers.RedisConfig{})
 	var told atomic.Int64
 	b := seeded(on(t, server, Options{OnNodeLost: func(*NodeLostError) { told.Add(1) }}))
-	must(t, b.WriteWatermarks(b.ctx(), 3, at(500)))
+	must(t, b.WriteWatermarks(b.ctx(), 3, at(500), change.Position{}))
 	marks, err := b.ReadWatermarks(b.ctx(), 3)
 	must(t, err)
 	if len(marks) != 1 || marks[0].Lost() || marks[0].Position != at(500) {
@@ -58,7 +58,7 @@ func TestRunIDChangeRaisesTags(t *testing.T) {
 	if _, err := b.Begin(b.ctx(), BeginRequest{Name: b.name("k"), Known: known(1)}); !errors.Is(err, ErrNodeLost) {
 		t.Errorf("begin on a lost node: %v", err)
 	}
-	if err := b.WriteWatermarks(b.ctx(), 3, at(600)); !errors.Is(err, ErrNodeLost) {
+	if err := b.WriteWatermarks(b.ctx(), 3, at(600), change.Position{}); !errors.Is(err, ErrNodeLost) {
 		t.Errorf("watermark on a lost node: %v", err)
 	}
 
@@ -73,7 +73,7 @@ func TestRunIDChangeRaisesTags(t *testing.T) {
 	if got, err := b.Raise(redo, RaiseRequest{Cause: "run_id " + lost.New, Reason: change.ReasonNodeLost, Classes: []string{"tagged"}}); err != nil || len(got) != 1 {
 		t.Fatalf("raise in the redo: %v %v", got, err)
 	}
-	must(t, b.WriteWatermarks(redo, 3, at(400)))
+	must(t, b.WriteWatermarks(redo, 3, at(400), change.Position{}))
 	must(t, b.Acknowledge(b.ctx(), lost))
 	must(t, b.Acknowledge(b.ctx(), lost)) // twice is fine
 	marks, err = b.ReadWatermarks(b.ctx(), 3)
@@ -97,7 +97,7 @@ func TestRunIDChangeWhileDown(t *testing.T) {
 	t.Parallel()
 	server := harness.NewRedis(t, servers.RedisConfig{Args: []string{"--appendonly", "yes", "--appendfsync", "always"}})
 	b := seeded(on(t, server, Options{Namespace: "shop"}))
-	must(t, b.WriteWatermarks(b.ctx(), 0, at(500)))
+	must(t, b.WriteWatermarks(b.ctx(), 0, at(500), change.Position{}))
 	must(t, b.Store.Close())
 	must(t, server.Stop())
 	must(t, server.Start(t.Context()))
@@ -124,7 +124,7 @@ func TestRegLostInFailover(t *testing.T) {
 	b.dial("redis://"+proxy.Addr(), Options{Namespace: "shop"})
 	b.rdb = b.freshClient(replica)
 	seeded(b)
-	must(t, b.WriteWatermarks(b.ctx(), 0, at(50)))
+	must(t, b.WriteWatermarks(b.ctx(), 0, at(50), change.Position{}))
 	direct := b.freshClient(master)
 	if n := direct.Wait(b.ctx(), 1, 5*time.Second).Val(); n != 1 {
 		t.Fatalf("WAIT: %d replicas", n)
@@ -190,7 +190,7 @@ func TestWatermarkNeverLower(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, b *bench) {
 		for _, c := range []struct{ write, want uint64 }{{100, 100}, {50, 100}, {1<<53 + 1, 1<<53 + 1}, {1 << 53, 1<<53 + 1}} {
-			must(t, b.WriteWatermarks(b.ctx(), 1, at(c.write)))
+			must(t, b.WriteWatermarks(b.ctx(), 1, at(c.write), change.Position{}))
 			marks, err := b.ReadWatermarks(b.ctx(), 1)
 			must(t, err)
 			if marks[0].Position != at(c.want) || marks[0].Lost() {

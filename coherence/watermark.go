@@ -11,6 +11,9 @@ import (
 	"github.com/lethe-cache/lethe/change"
 )
 
+// CauseWatermark is the cause of a loss that a watermark shows.
+const CauseWatermark = "watermark"
+
 // ReadWatermarks returns what a worker partition has left on each master, and
 // who that master is now. One that is Lost, or below what the log says was
 // confirmed, asks for the redo of a lost node.
@@ -54,12 +57,23 @@ func (s *Store) ReadWatermarks(ctx context.Context, partition int) ([]Watermark,
 // run_id that the caller's commands went to. It is called after the replies of
 // everything below p: broadcasts and sweeps included. What stands under the
 // same run_id is never lowered.
-func (s *Store) WriteWatermarks(ctx context.Context, partition int, p change.Position) error {
+//
+// before is what the caller knows to stand there, zero if nothing. A master
+// that holds less has lost writes although it is the same process (FLUSHALL,
+// an old file loaded again): nothing is written to it, and the error is its
+// NodeLostError with cause CauseWatermark. The Store does not remember such a
+// loss, nor does it need to be acknowledged.
+func (s *Store) WriteWatermarks(ctx context.Context, partition int, p, before change.Position) error {
 	masters, err := s.topology(ctx)
 	if err != nil {
 		return fmt.Errorf("write watermarks: %w", err)
 	}
 	units := make([]unit, len(masters))
+	var least []byte
+	if !before.IsZero() {
+		least = before.Append(nil)
+	}
+	ids := make([]string, len(masters))
 	for i, m := range masters {
 		key := s.layout.Watermark(m.least())
 		m.node.mu.Lock()
@@ -68,11 +82,18 @@ func (s *Store) WriteWatermarks(ctx context.Context, partition int, p change.Pos
 			id = redo.New
 		}
 		m.node.mu.Unlock()
+		ids[i] = id
 		units[i] = unit{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx,
-			s.evalArgs(scriptWatermark, key+":spare", []string{key}, partition, p.Append(nil), id)...)}}
+			s.evalArgs(scriptWatermark, key+":spare", []string{key}, partition, p.Append(nil), id, least)...)}}
 	}
 	if err := s.do(ctx, units); err != nil {
 		return fmt.Errorf("write watermarks of partition %d: %w", partition, err)
+	}
+	for i, m := range masters {
+		if units[i].cmds[0].(*redis.IntCmd).Val() < 0 {
+			return fmt.Errorf("write watermarks of partition %d: %w", partition,
+				&NodeLostError{Node: m.node.name, Old: ids[i], New: ids[i], Cause: CauseWatermark})
+		}
 	}
 	return nil
 }

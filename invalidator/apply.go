@@ -48,6 +48,10 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	if err != nil {
 		return err
 	}
+	if len(purges) > 0 {
+		// Members are not remembered one by one; see missed.
+		l.past.Load().put(time.Now(), l.batch.v, nil, []string{"*"})
+	}
 	for i := range purges {
 		if err := l.open(ctx, purges[i].Purge); err != nil {
 			return err

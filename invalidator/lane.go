@@ -47,6 +47,12 @@ type lane struct {
 	floor change.Position
 	// written is floor for other goroutines.
 	written vmax
+	// expected is what every master is known to hold: a master that holds
+	// less has lost it. Zero after a redo, until the next watermark.
+	expected vmax
+	// marking is held while a watermark is written, and to hold it back: one
+	// that is on its way must not pass the walk of a redo.
+	marking sync.Mutex
 }
 
 // changeEnd says which targets a change brought: those from the end of the
@@ -170,8 +176,12 @@ func (l *lane) drain(actx context.Context) error {
 func (l *lane) settle(ctx context.Context) error {
 	for {
 		if last, ok := l.led.settled(); ok {
-			if err := l.mark(ctx, last); err != nil {
+			held, err := l.mark(ctx, last)
+			if err != nil {
 				return err
+			}
+			if held {
+				l.led.unsettle(last)
 			}
 		}
 		if l.led.unsettled() < l.w.cfg.UnsettledMax {
@@ -185,24 +195,40 @@ func (l *lane) settle(ctx context.Context) error {
 	}
 }
 
-func (l *lane) mark(ctx context.Context, last mark) error {
+// mark writes one watermark and acknowledges. held says that it must wait for
+// a walk that began meanwhile.
+func (l *lane) mark(ctx context.Context, last mark) (held bool, err error) {
 	l.w.hook("watermark")
 	// Never lower than before, but written although it has not moved: a
 	// master that lost it must get it back.
 	v := last.v.Max(l.floor)
-	err := l.w.retry(ctx, "write watermarks", func(ctx context.Context) error {
-		return l.w.store.WriteWatermarks(ctx, l.field, v)
-	})
-	if err != nil {
+	err = l.w.retry(ctx, "write watermarks", func(ctx context.Context) error {
+		l.marking.Lock()
+		defer l.marking.Unlock()
+		if held = l.led.held(); held {
+			return nil
+		}
+		before := l.expected.load()
+		err := l.w.store.WriteWatermarks(ctx, l.field, v, before)
+		var lost *coherence.NodeLostError
+		switch {
+		case err == nil:
+			l.expected.raise(v)
+		case errors.As(err, &lost) && lost.Cause == causeWatermark:
+			l.w.wentBack(l, before, lost)
+		}
 		return err
+	})
+	if err != nil || held {
+		return held, err
 	}
 	l.floor = v
 	l.written.raise(v)
 	l.w.hook("ack")
 	if err := l.p.Ack(ctx, last.offset); err != nil {
-		return fmt.Errorf("acknowledge offset %d: %w", last.offset, err)
+		return false, fmt.Errorf("acknowledge offset %d: %w", last.offset, err)
 	}
-	return nil
+	return false, nil
 }
 
 // refresh takes the rules in force. Rules are immutable, so a change of the

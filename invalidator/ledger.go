@@ -1,6 +1,7 @@
 package invalidator
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/lethe-cache/lethe/change"
@@ -67,6 +68,20 @@ func (l *ledger) release() {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// held reports whether everything waits.
+func (l *ledger) held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holds > 0
+}
+
+// unsettle gives back what settled took.
+func (l *ledger) unsettle(last mark) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = slices.Insert(l.open, 0, &last)
 }
 
 // settled takes the finished batches from the front and returns the last of

@@ -98,6 +98,7 @@ func (m *maintainer) check(ctx context.Context) error {
 	if control.Source.Era >= w.sources.load().Era {
 		w.nodes.remember(control)
 	}
+	w.hook("checked")
 	return nil
 }
 
@@ -107,7 +108,7 @@ func (m *maintainer) check(ctx context.Context) error {
 func (m *maintainer) watermarksBack(ctx context.Context) error {
 	w := m.w
 	for _, l := range w.eachLane() {
-		before := l.written.load()
+		before := l.expected.load()
 		if before.IsZero() {
 			continue
 		}
@@ -122,9 +123,7 @@ func (m *maintainer) watermarksBack(ctx context.Context) error {
 			}
 		}
 		if len(lost) > 0 {
-			w.nodes.mu.Lock()
-			w.nodes.back = lost
-			w.nodes.mu.Unlock()
+			w.wentBack(l, before, lost...)
 			return lost[0]
 		}
 	}

@@ -28,7 +28,7 @@ func (w *Worker) isLost(err error) bool { return errors.Is(err, coherence.ErrNod
 
 // causeWatermark is the cause of a loss that the watermark shows: it stands in
 // the master, so a master that forgot it forgot what came before it too.
-const causeWatermark = "watermark"
+const causeWatermark = coherence.CauseWatermark
 
 // start finds out where the lane stands: what was applied before, and whether
 // any master lost writes while nobody looked.
@@ -68,6 +68,7 @@ func (l *lane) start(ctx context.Context) (err error) {
 		l.floor = change.Position{}
 	}
 	l.written.raise(l.floor)
+	l.expected.raise(l.floor)
 	l.past.Store(newHistory(l.w.cfg.History, l.w.cfg.HistoryBytes, l.floor))
 	evicted, err := l.w.evictedWhileDown(ctx)
 	switch {
@@ -161,7 +162,9 @@ func (l *lane) lostWhileDown(ctx context.Context, lost []coherence.Watermark) er
 // hold keeps the lane's watermark where it is until the walk is done.
 func (l *lane) hold(k *walk) {
 	if k != nil {
+		l.marking.Lock()
 		l.led.hold()
+		l.marking.Unlock()
 		l.w.whenWalked(k, l.led.release)
 	}
 }
@@ -184,10 +187,8 @@ func (w *Worker) redo(ctx context.Context) (done bool, err error) {
 		ctx = coherence.DuringRedo(ctx, l)
 	}
 	w.hook("redo")
-	if src := w.sources.load(); src.Era != 0 {
-		if _, err := w.store.SetSource(ctx, src); err != nil && !errors.Is(err, coherence.ErrOlderSource) {
-			return false, fmt.Errorf("redo: write source: %w", err)
-		}
+	if err := w.rewriteSource(ctx); err != nil {
+		return false, fmt.Errorf("redo: %w", err)
 	}
 	due, err := w.missed(ctx, lost)
 	if err != nil {
@@ -235,7 +236,46 @@ func (w *Worker) redo(ctx context.Context) (done bool, err error) {
 		}
 	}
 	w.nodes.back = nil
+	// What the masters hold now is not known; the next watermark tells.
+	for _, l := range w.eachLane() {
+		l.expected.reset()
+	}
 	return true, nil
+}
+
+// rewriteSource gives the source record back to a control node that forgot it.
+// If somebody has recorded a later one, that is what the redo goes on with: the
+// record of the log that says so may stand behind what the redo holds up.
+func (w *Worker) rewriteSource(ctx context.Context) error {
+	src := w.sources.load()
+	if src.Era == 0 {
+		return nil
+	}
+	_, err := w.store.SetSource(ctx, src)
+	if !errors.Is(err, coherence.ErrOlderSource) {
+		if err != nil {
+			return fmt.Errorf("write source: %w", err)
+		}
+		return nil
+	}
+	recorded, readErr := w.store.Source(ctx)
+	if readErr != nil {
+		return fmt.Errorf("read source: %w", readErr)
+	}
+	if w.sources.advance(recorded) {
+		w.sources.needSeed()
+	}
+	return nil
+}
+
+// wentBack notes masters that hold less than the watermark before, which the
+// lane had written, unless a redo has dealt with it meanwhile.
+func (w *Worker) wentBack(l *lane, before change.Position, lost ...*coherence.NodeLostError) {
+	w.nodes.mu.Lock()
+	defer w.nodes.mu.Unlock()
+	if l.expected.load() == before {
+		w.nodes.back = lost
+	}
 }
 
 // missedWork is what a redo has to do again.
@@ -254,6 +294,13 @@ func (w *Worker) missed(ctx context.Context, lost []*coherence.NodeLostError) (m
 	var due missedWork
 	all := false
 	due.classes, all = tagClasses(w.cfg.Rules())
+	// Entries that were made of others are registered under their keys, and
+	// nothing tells of which classes they are.
+	control, err := w.store.Control(ctx)
+	if err != nil {
+		return missedWork{}, fmt.Errorf("read control: %w", err)
+	}
+	all = all || len(control.Named) > 0 || w.nodes.control != nil && len(w.nodes.control.Named) > 0
 	for _, l := range w.eachLane() {
 		marks, err := w.store.ReadWatermarks(ctx, l.field)
 		if err != nil {
@@ -335,7 +382,7 @@ func (n *nodes) remember(c *coherence.ControlState) {
 // restoreControl rewrites what this process knows of the control data, never
 // lower than what stands there, and begins a new epoch for every L1.
 func (w *Worker) restoreControl(ctx context.Context) error {
-	known := coherence.ControlState{Source: w.sources.load(), V: w.sources.v.load()}
+	known := coherence.ControlState{V: w.sources.v.load()} // the source was rewritten first
 	if c := w.nodes.control; c != nil {
 		known.Classes, known.Purges, known.Named = c.Classes, c.Purges, c.Named
 	}

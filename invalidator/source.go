@@ -39,6 +39,12 @@ func (m *vmax) raise(p change.Position) {
 	m.p = m.p.Max(p)
 }
 
+func (m *vmax) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p = change.Position{}
+}
+
 func (m *vmax) load() change.Position {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -54,12 +60,22 @@ func (s *sources) load() change.Source {
 
 // learn takes over what stands in Redis, unless a later era is known already.
 func (s *sources) learn(src change.Source) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.load().Era < src.Era {
-		s.known.Store(&src)
-	}
+	s.advance(src)
 	s.needSeed()
+}
+
+// advance makes src what is known, and reports whether it is of a later era
+// than what was. It may be called under mu and without.
+func (s *sources) advance(src change.Source) bool {
+	for {
+		known := s.known.Load()
+		if known != nil && known.Era >= src.Era {
+			return false
+		}
+		if s.known.CompareAndSwap(known, &src) {
+			return true
+		}
+	}
 }
 
 // needSeed asks the maintainer to seed the tables.
@@ -112,7 +128,7 @@ func (w *Worker) adopt(ctx context.Context, src change.Source) (era uint16, err 
 			return 0, fmt.Errorf("the log is of %+v: %w", src, refused)
 		}
 	}
-	w.sources.known.Store(&recorded)
+	w.sources.advance(recorded)
 	w.sources.needSeed()
 	if refused == nil {
 		w.log.InfoContext(ctx, "source recorded", "era", src.Era, "system_id", src.SystemID, "timeline", src.Timeline)
@@ -147,7 +163,7 @@ func (w *Worker) adoptUnknown(ctx context.Context) (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
-	w.sources.known.Store(&src)
+	w.sources.advance(src)
 	w.log.WarnContext(ctx, "the reader can not store its era: values are not stamped", "era", src.Era)
 	return src.Era, nil
 }
