@@ -45,9 +45,10 @@ type pipeline struct {
 	stage string
 	up    parts
 	// raised says that the raises of the start are done; appended, that they
-	// stand in the log up to batch raisesBelow.
-	raised, appended bool
-	raisesBelow      uint64
+	// stand in the log up to batch raisesBelow; followed, that the consumer has
+	// been asked to say when it has reached them.
+	raised, appended, followed bool
+	raisesBelow                uint64
 }
 
 // roles of `lethe run`.

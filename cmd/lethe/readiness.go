@@ -9,6 +9,7 @@ import (
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/stream/direct"
+	"github.com/lethe-cache/lethe/stream/kafka"
 )
 
 // patience is how long readiness waits for the second raise of a start, which
@@ -94,7 +95,7 @@ func (p *pipeline) startRaises(state cdc.State, up parts) bool {
 	if p.raised || !state.Streaming() || len(state.Raises) > 0 {
 		return p.raised
 	}
-	log, ok := up.writer.(*direct.Log)
+	log, ok := up.writer.(interface{ Appended() uint64 })
 	if !ok {
 		p.raised = true
 		return true
@@ -102,7 +103,23 @@ func (p *pipeline) startRaises(state cdc.State, up parts) bool {
 	if !p.appended {
 		p.appended, p.raisesBelow = true, log.Appended()
 	}
-	p.raised = log.Applied() >= p.raisesBelow
+	switch consumer := up.consumer.(type) {
+	case *direct.Log:
+		p.raised = consumer.Applied() >= p.raisesBelow
+	case *kafka.Consumer:
+		// Once they stand in the topic, this worker has to reach them in each of
+		// its partitions.
+		if up.writer.Durable() < p.raisesBelow {
+			return false
+		}
+		if !p.followed {
+			p.followed = true
+			consumer.Follow()
+		}
+		p.raised = consumer.CaughtUp()
+	default: // the workers are elsewhere
+		p.raised = up.writer.Durable() >= p.raisesBelow
+	}
 	return p.raised
 }
 

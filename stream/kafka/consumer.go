@@ -24,6 +24,13 @@ type Consumer struct {
 	client    *kafka.Client
 	transport *kafka.Transport
 	assigned  atomic.Int64
+
+	mu struct {
+		sync.Mutex
+		owned    map[*partition]struct{}
+		follow   uint64        // counts the calls of Follow
+		followed chan struct{} // closed by the next one
+	}
 }
 
 var _ stream.Consumer = (*Consumer)(nil)
@@ -165,10 +172,13 @@ func (r *run) own(ended context.Context, gen *kafka.Generation, a kafka.Partitio
 	defer context.AfterFunc(ended, cancel)()
 
 	p := newPartition(r.consumer, a.ID, count)
+	r.consumer.own(p)
+	defer r.consumer.disown(p)
 	var helpers sync.WaitGroup
 	stopCommits := make(chan struct{})
 	helpers.Go(func() { p.fetchLoop(ctx, a.Offset) })
 	helpers.Go(func() { p.commitLoop(gen, stopCommits) })
+	helpers.Go(func() { p.goalLoop(ctx, a.Offset) })
 	err := r.work(ctx, p)
 	over := ctx.Err() != nil
 	cancel()

@@ -30,6 +30,7 @@ type partition struct {
 	c         *Consumer
 	id, count int
 	acked     atomic.Int64 // the next offset to commit; -1: nothing was applied
+	tracker
 
 	// chunks carries what was fetched ahead: while the worker applies one
 	// answer the next one is read and decoded, and no more than that.
@@ -241,7 +242,14 @@ func (p *partition) read(records kafka.RecordReader) ([]stream.Delivery, error) 
 		if c, ok := b.(*protocol.ControlBatch); ok {
 			// The end of a transaction of another program (Debezium may use
 			// them): it has an offset and is no record.
-			p.next = max(p.next, c.BaseOffset+1)
+			if c.BaseOffset >= p.next {
+				from := p.next
+				if h := p.hole.Load(); h != nil && h.to == from {
+					from = h.from
+				}
+				p.next = c.BaseOffset + 1
+				p.hole.Store(&hole{from, p.next})
+			}
 			continue
 		}
 		for {
