@@ -65,7 +65,7 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	if len(purges) > 0 {
 		tasks++
 	}
-	m := l.led.begin(l.batch.offset, l.batch.v, tasks)
+	m := l.led.begin(l.batch.offset, l.batch.mark, tasks)
 	for _, k := range walks {
 		l.w.whenWalked(k, func() { l.led.done(m) })
 	}

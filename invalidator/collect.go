@@ -63,6 +63,9 @@ func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
 		v.LSN = 0
 	}
 	l.batch.v = l.batch.v.Max(v)
+	if r.Partitions <= l.p.Count() {
+		l.batch.mark = l.batch.mark.Max(v)
+	}
 	for i := range r.Raises {
 		l.asked(&r.Raises[i], era)
 	}

@@ -66,8 +66,12 @@ type changeEnd struct {
 
 // batch is what one Fetch returned, beside the targets.
 type batch struct {
-	offset  int64
-	v       change.Position
+	offset int64
+	v      change.Position
+	// mark is v as far as it may become the watermark: a record that was
+	// written under a map with more partitions than are known here counts
+	// what stands in partitions that nobody may look at yet.
+	mark    change.Position
 	changes int
 	raises  []coherence.RaiseRequest
 	dead    []stream.DeadLetter

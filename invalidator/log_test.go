@@ -172,3 +172,26 @@ func TestUnreadyUntilSeedIsCovered(t *testing.T) {
 	r = w.worker()
 	w.waitReady(r)
 }
+
+// A record that names more partitions than the worker knows of was written
+// after the map had grown: what its V counts may stand in a partition that
+// nobody looks at yet, so w stays where it is.
+func TestMapChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{})
+	w.ready().drain()
+	w.cache("product:1", "v")
+	c := update("products", "1", "n")
+	w.lsn = 6000
+	play(t, w, 3,
+		stream.Delivery{Record: &change.Record{Source: w.source, V: 5000, Partitions: 1}, Offset: 1},
+		stream.Delivery{Record: &change.Record{Source: w.source, V: 7000, Partitions: 2, Changes: w.nextCommit(c)}, Offset: 2},
+		stream.Delivery{Record: &change.Record{Source: w.source, V: 7001, Partitions: 2}, Offset: 3})
+	w.wantState("product:1", "absent") // applied all the same
+	if got, want := w.watermark(), (change.Position{Era: 1, LSN: 5000}); got != want {
+		t.Errorf("watermark %v, want %v", got, want)
+	}
+	if control, err := w.store.Control(t.Context()); err != nil || control.W.LSN > 5000 {
+		t.Errorf("w is %v (%v), want no more than 5000", control.W, err)
+	}
+}
