@@ -265,7 +265,7 @@ func (p *pipeline) prepareReader(changes publication.Changes) error {
 	return nil
 }
 
-// hints tell the reader what the cache remembers of the source.
+// hints tell the reader what the cache and the log remember of the source.
 func (p *pipeline) hints(ctx context.Context) (source.Hints, error) {
 	var hints source.Hints
 	if p.up.store != nil {
@@ -274,6 +274,13 @@ func (p *pipeline) hints(ctx context.Context) (source.Hints, error) {
 			return hints, err
 		}
 		hints.Redis = recorded
+	}
+	if log, ok := p.up.writer.(*kafka.Writer); ok {
+		last, err := log.LastSource(ctx)
+		if err != nil {
+			return hints, err
+		}
+		hints.Log = last
 	}
 	return hints, nil
 }
