@@ -149,7 +149,7 @@ func TestHoldsInvisibleForeignCommit(t *testing.T) {
 	if _, err := p.Fetch(ctx, 10); err == nil {
 		t.Error("a record went on although its commit is invisible")
 	}
-	if err := pg.Exec(t.Context(), "postgres", `ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_reload_conf()`); err != nil {
+	if err := pg.Exec(t.Context(), "postgres", `ALTER SYSTEM SET synchronous_standby_names = ''`, `SELECT pg_reload_conf()`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Fetch(t.Context(), 10); err != nil {
