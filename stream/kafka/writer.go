@@ -215,6 +215,9 @@ func size(c *change.Change) int {
 }
 
 func (w *Writer) raise(q *queue, x *change.Raise) {
+	if q.open && q.enc.Len()+raiseSize(x) > w.cfg.MaxRecordBytes {
+		w.close(q)
+	}
 	w.begin(q)
 	before := q.enc.Len()
 	if err := q.enc.AddRaise(x); err != nil {
@@ -226,6 +229,18 @@ func (w *Writer) raise(q *queue, x *change.Raise) {
 		_ = q.enc.AddRaise(&all) // nothing in it is long
 	}
 	w.mu.pending += q.enc.Len() - before
+}
+
+// raiseSize is at least what a raise adds to a record.
+func raiseSize(x *change.Raise) int {
+	const fixed, perName = 64, 5
+	n := fixed + len(x.Cause) + len(x.Reason)
+	for _, list := range [2][]string{x.Classes, x.Tables} {
+		for _, name := range list {
+			n += perName + len(name)
+		}
+	}
+	return n
 }
 
 // begin opens the record of q, if none is open. Called with mu held.
