@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9"
+	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/cdc/catalog"
@@ -134,11 +135,10 @@ func (p *pipeline) prepareDatabase(ctx context.Context) error {
 	if err := d.pool.Ping(ctx); err != nil {
 		return cdc.Classify("connect to Postgres", err)
 	}
-	if !p.roles.reader {
-		return nil
-	}
-	if err := d.checkWALLevel(ctx); err != nil {
-		return err
+	if p.roles.reader {
+		if err := d.checkWALLevel(ctx); err != nil {
+			return err
+		}
 	}
 	return d.withConn(ctx, func(conn *pgx.Conn) error {
 		result, err := migrations.Apply(ctx, conn, migrations.Options{})
@@ -184,10 +184,35 @@ func (p *pipeline) prepareStore(ctx context.Context) error {
 
 // classifyRedis marks what a retry can not cure: who we are is not accepted.
 func classifyRedis(err error) error {
+	if redis.HasErrorPrefix(err, "DB index") || redis.HasErrorPrefix(err, "SELECT is not allowed") {
+		return &exitError{code: exitFailed, err: err, hint: "correct the number of the database at the end of LETHE_REDIS_URL"}
+	}
 	if redis.HasErrorPrefix(err, "WRONGPASS") || redis.HasErrorPrefix(err, "NOAUTH") || redis.HasErrorPrefix(err, "NOPERM") {
 		return &exitError{code: exitFailed, err: err, hint: "put the user and password into LETHE_REDIS_URL: redis://user:password@host:port"}
 	}
 	return err
+}
+
+// openTimeout is how long one attempt to open the topic may take, after which
+// it is told what hinders it, and tried again.
+const openTimeout = 3 * time.Second
+
+// openWriter is one attempt: a writer tries for as long as its context lasts,
+// and a start that says nothing tells nobody which setting is wrong.
+func openWriter(ctx context.Context, cfg kafka.Config) (*kafka.Writer, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	writer, err := kafka.NewWriter(ctx, cfg)
+	for _, refused := range []kafkago.Error{
+		kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism, kafkago.IllegalSASLState,
+		kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.PolicyViolation,
+	} {
+		if errors.Is(err, refused) {
+			return nil, &exitError{code: exitFailed, err: err,
+				hint: "correct the LETHE_KAFKA_* settings, or let somebody who may create the topic; lethe doctor says how"}
+		}
+	}
+	return writer, err
 }
 
 // prepareLog opens one end of the log or both.
@@ -212,7 +237,7 @@ func (p *pipeline) prepareLog(ctx context.Context) error {
 	}
 	cfg.DeadLetters = p.up.deadLetters
 	if p.roles.reader && p.up.writer == nil {
-		writer, err := kafka.NewWriter(ctx, cfg)
+		writer, err := openWriter(ctx, cfg)
 		if err != nil {
 			return err
 		}

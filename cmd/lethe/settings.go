@@ -218,6 +218,11 @@ func (s *settings) validate(needPostgres bool) error {
 			bad("kafka-brokers", "%q: want host:port", b)
 		}
 	}
+	if !s.direct() && len(errs) == 0 {
+		if err := s.kafka("", nil).Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if s.KafkaPartitions < 1 || s.KafkaPartitions > 1024 {
 		bad("kafka-partitions", "%d: want 1 to 1024", s.KafkaPartitions)
 	}

@@ -155,6 +155,18 @@ func TestBadInputEndsWithOneClearError(t *testing.T) {
 		},
 		"unknown command": {args: []string{"rum"}, want: ended{2, []string{"rum"}}},
 		"unknown flag":    {args: []string{"run", "--slott", "x"}, want: ended{2, []string{"--slott"}}},
+		"redis database that is not there": {
+			change: func(env map[string]string) {
+				env["LETHE_REDIS_URL"] = strings.TrimSuffix(env["LETHE_REDIS_URL"], "/0") + "/9999"
+			},
+			want: ended{1, []string{"DB index", "LETHE_REDIS_URL"}},
+		},
+		"kafka password without a mechanism": {
+			change: func(env map[string]string) {
+				env["LETHE_KAFKA_BROKERS"], env["LETHE_KAFKA_PASSWORD"] = "127.0.0.1:1", "secret"
+			},
+			want: ended{2, []string{"LETHE_KAFKA_SASL_MECHANISM"}},
+		},
 		"bad redis url": {
 			change: func(env map[string]string) { env["LETHE_REDIS_URL"] = "http://127.0.0.1" },
 			want:   ended{2, []string{"LETHE_REDIS_URL"}},

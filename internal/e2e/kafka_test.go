@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lethe-cache/lethe/internal/harness"
 	"github.com/lethe-cache/lethe/internal/servers"
@@ -58,4 +60,37 @@ func TestReaderAndWorkersApart(t *testing.T) {
 	reader.stop()
 	workers[0].stop()
 	again.stop()
+}
+
+// TestBrokersAway: brokers that do not answer are tried again, and what hinders
+// is told meanwhile.
+func TestBrokersAway(t *testing.T) {
+	t.Parallel()
+	database := harness.Database(t)
+	execute(t, database, itemTable)
+	env := settingsFor(t, database, itemRules)
+	env["LETHE_KAFKA_BROKERS"] = "127.0.0.1:1"
+	l := start(t, env, "run")
+	harness.Eventually(t, 20*time.Second, harness.True("readyz and log say that the broker is away", func() bool {
+		code, body, err := l.get("/readyz")
+		return err == nil && code == http.StatusServiceUnavailable && strings.Contains(body, "connection refused") &&
+			strings.Contains(l.output.String(), "trying again")
+	}))
+	l.stop()
+}
+
+// TestBrokersRefuse: who is not let in is told so, and ends.
+func TestBrokersRefuse(t *testing.T) {
+	t.Parallel()
+	brokers := harness.RealKafka(t, servers.KafkaConfig{}).Brokers() // it knows no SASL
+	database := harness.Database(t)
+	execute(t, database, itemTable)
+	env := settingsFor(t, database, itemRules)
+	maps.Copy(env, map[string]string{
+		"LETHE_KAFKA_BROKERS": strings.Join(brokers, ","), "LETHE_KAFKA_SASL_MECHANISM": "plain",
+		"LETHE_KAFKA_USERNAME": "somebody", "LETHE_KAFKA_PASSWORD": "s3cr3t",
+	})
+	l := start(t, env, "run")
+	ended{1, []string{"SASL", "LETHE_KAFKA_"}}.check(t, l)
+	noSecret(t, l, "s3cr3t", "run")
 }
