@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/lethe-cache/lethe/change"
 )
 
 // Broadcast sends a message to every L1 cache: one script numbers it, chains
@@ -28,6 +30,57 @@ func (s *Store) Broadcast(ctx context.Context, m Message) (number uint64, id str
 	}
 	number, _, id, err = s.broadcast(ctx, &m, "plain", "")
 	return number, id, err
+}
+
+// Mark is a watermark to be written: that of a partition at Position, where
+// Before must stand on every master; see Store.WriteWatermarks.
+type Mark struct {
+	Partition        int
+	Position, Before change.Position
+}
+
+// BroadcastKeys sends a message of KindKeys, whose keys were invalidated, and
+// returns the classes whose keys are used as names of other entries. The list
+// is read behind the invalidation, which is what makes it exact: an entry that
+// is registered by somebody whose class is not in it yet is registered after
+// the table was raised, and refused unless it reflects the commit.
+//
+// With mark, which may be nil, the same script writes the watermark behind the
+// message: for a batch with no effect to come. It does so on one node only, and
+// only if no class is named; marked says that it has. A master that holds less
+// than mark.Before is a NodeLostError, as in WriteWatermarks; the message was
+// sent then.
+func (s *Store) BroadcastKeys(ctx context.Context, m Message, mark *Mark) (named []string, marked bool, err error) {
+	l := s.layout
+	m.Kind = KindKeys
+	keys := []string{l.Control("stream"), l.Control("last"), l.Control("v"), l.Control("purges"), l.Control("source"), l.Control("named")}
+	args := []any{s.publishCommand(), s.opts.StreamLength, s.opts.StreamBytes, randomID(), m.V.Append(nil), "keys", m.body()}
+	runID := ""
+	if mark != nil && s.cluster == nil {
+		runID = s.writing(ctx, s.single)
+		keys = append(keys, l.Watermark(0))
+		args = append(args, mark.Partition, mark.Position.Append(nil), runID, least(mark.Before))
+	}
+	c := redis.NewSliceCmd(ctx, s.evalArgs(scriptBroadcast, l.Control("spare"), keys, args...)...)
+	if err := s.do(ctx, []unit{{key: keys[0], cmds: []redis.Cmder{c}}}); err != nil {
+		return nil, false, fmt.Errorf("broadcast: %w", err)
+	}
+	var f fields
+	reply := f.list(any(c.Val()), 4)
+	for _, n := range f.list(reply[2], 0) {
+		named = append(named, f.text(n))
+	}
+	if f.err != nil {
+		return nil, false, fmt.Errorf("broadcast: %w", f.err)
+	}
+	switch result, _ := reply[3].(int64); {
+	case result == -1:
+		return nil, false, fmt.Errorf("broadcast: write watermark of partition %d: %w", mark.Partition,
+			&NodeLostError{Node: s.single.name, Old: runID, New: runID, Cause: CauseWatermark})
+	case result >= 0:
+		marked = true
+	}
+	return named, marked, nil
 }
 
 // broadcast runs the control script: op is plain, raise (extra: cause, bound),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -201,6 +202,51 @@ func TestWatermarkNeverLower(t *testing.T) {
 		must(t, err)
 		if marks[0].Found || !marks[0].Lost() {
 			t.Errorf("another partition: %+v", marks[0])
+		}
+	})
+}
+
+// The watermark goes with the message of a batch that has nothing to come
+// after it, and not where it could be lost or come too early.
+func TestBroadcastKeysMarks(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		send := func(p, before uint64) ([]string, bool, error) {
+			return b.BroadcastKeys(b.ctx(), Message{Names: []string{b.name("k")}, X: at(p - 1), V: at(p)},
+				&Mark{Partition: 3, Position: at(p), Before: change.Position{Era: 1, LSN: change.LSN(before)}})
+		}
+		want := func(p uint64) {
+			t.Helper()
+			marks, err := b.ReadWatermarks(b.ctx(), 3)
+			must(t, err)
+			if marks[0].Position != at(p) || marks[0].Lost() {
+				t.Errorf("watermark %+v, want %d", marks[0], p)
+			}
+		}
+		must(t, b.WriteWatermarks(b.ctx(), 3, at(50), change.Position{}))
+		if named, marked, err := send(100, 50); err != nil || !marked || named != nil {
+			t.Errorf("marked %v, named %q, %v", marked, named, err)
+		}
+		want(100)
+		if _, marked, err := send(80, 100); err != nil || !marked {
+			t.Errorf("marked %v, %v: it stands higher", marked, err)
+		}
+		want(100)
+		var lost *NodeLostError
+		if _, marked, err := send(120, 110); marked || !errors.As(err, &lost) || lost.Cause != CauseWatermark {
+			t.Errorf("marked %v, %v: want a master that went back", marked, err)
+		}
+		want(100)
+		before := b.control().Number
+		must(t, b.AddNamed(b.ctx(), "product", "page"))
+		named, marked, err := send(130, 100)
+		slices.Sort(named)
+		if err != nil || marked || !slices.Equal(named, []string{"page", "product"}) {
+			t.Errorf("marked %v, named %q, %v: a purge is to come", marked, named, err)
+		}
+		want(100)
+		if got := b.control(); got.Number != before+1 || got.V != at(130) {
+			t.Errorf("number %d, v %v after %d", got.Number, got.V, before)
 		}
 	})
 }

@@ -69,22 +69,12 @@ func (s *Store) WriteWatermarks(ctx context.Context, partition int, p, before ch
 		return fmt.Errorf("write watermarks: %w", err)
 	}
 	units := make([]unit, len(masters))
-	var least []byte
-	if !before.IsZero() {
-		least = before.Append(nil)
-	}
 	ids := make([]string, len(masters))
 	for i, m := range masters {
 		key := s.layout.Watermark(m.least())
-		m.node.mu.Lock()
-		id := m.node.known
-		if redo, ok := ctx.Value(redoKey(m.node.name)).(*NodeLostError); ok {
-			id = redo.New
-		}
-		m.node.mu.Unlock()
-		ids[i] = id
+		ids[i] = s.writing(ctx, m.node)
 		units[i] = unit{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx,
-			s.evalArgs(scriptWatermark, key+":spare", []string{key}, partition, p.Append(nil), id, least)...)}}
+			s.evalArgs(scriptWatermark, key+":spare", []string{key}, partition, p.Append(nil), ids[i], least(before))...)}}
 	}
 	if err := s.do(ctx, units); err != nil {
 		return fmt.Errorf("write watermarks of partition %d: %w", partition, err)
@@ -96,4 +86,23 @@ func (s *Store) WriteWatermarks(ctx context.Context, partition int, p, before ch
 		}
 	}
 	return nil
+}
+
+// writing is the run_id under which a watermark is written: that of the server
+// to which the caller's commands went.
+func (s *Store) writing(ctx context.Context, n *node) string {
+	if redo, ok := ctx.Value(redoKey(n.name)).(*NodeLostError); ok {
+		return redo.New
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known
+}
+
+// least is what must stand there, as the scripts take it.
+func least(before change.Position) []byte {
+	if before.IsZero() {
+		return nil
+	}
+	return before.Append(nil)
 }

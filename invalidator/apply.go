@@ -41,13 +41,11 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	if err := l.bury(ctx); err != nil {
 		return err
 	}
-	if err := l.invalidate(ctx, todo); err != nil {
-		return err
-	}
-	purges, err := l.named(ctx, todo.purges)
+	named, err := l.invalidate(ctx, todo, len(walks) == 0 && len(todo.purges) == 0)
 	if err != nil {
 		return err
 	}
+	purges := l.named(todo.purges, named)
 	if len(purges) > 0 {
 		// Members are not remembered one by one; see missed.
 		l.past.Load().put(time.Now(), l.batch.v, nil, []string{"*"})
@@ -65,7 +63,7 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	if len(purges) > 0 {
 		tasks++
 	}
-	m := l.led.begin(l.batch.offset, l.batch.mark, tasks)
+	m := l.led.begin(l.batch.offset, l.batch.mark, l.batch.marked, tasks)
 	for _, k := range walks {
 		l.w.whenWalked(k, func() { l.led.done(m) })
 	}
@@ -193,23 +191,26 @@ func (l *lane) addClass(t *rules.Target, classes map[*rules.Class]int) {
 	}
 }
 
-// invalidate applies the keys of the batch and tells who caches them.
-func (l *lane) invalidate(ctx context.Context, t todo) error {
+// invalidate applies the keys of the batch and tells who caches them. alone
+// says that the batch brings nothing else that takes time: then its watermark
+// goes with the message, if nothing before it is to be waited for. It returns
+// the classes whose keys are names.
+func (l *lane) invalidate(ctx context.Context, t todo, alone bool) (named []string, err error) {
 	keys := l.keys.list
 	// Before it is applied, see history.
 	l.past.Load().put(time.Now(), l.batch.v, keys, nil)
 	if len(keys) == 0 {
-		return nil
+		return nil, nil
 	}
 	l.w.hook("keys")
 	var result coherence.Result
-	err := l.w.retry(ctx, "invalidate", func(ctx context.Context) error {
+	err = l.w.retry(ctx, "invalidate", func(ctx context.Context) error {
 		var err error
 		result, err = l.w.store.Invalidate(ctx, keys)
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.observe(time.Now(), func(k rules.Kind) bool { return k == rules.KindKey })
 	for group, counts := range result.Groups {
@@ -218,12 +219,20 @@ func (l *lane) invalidate(ctx context.Context, t todo) error {
 		}
 	}
 	l.w.hook("broadcast")
-	return l.w.broadcastKeys(ctx, keys, l.batch.v, &l.names)
+	marker := l
+	if !alone || l.led.unsettled() > 0 {
+		marker = nil
+	}
+	named, l.batch.marked, err = l.w.broadcastKeys(ctx, keys, l.batch.v, &l.names, marker)
+	return named, err
 }
 
 // broadcastKeys tells the names of keys, in as many messages as it takes. X of
 // a message is the greatest of its keys: an L1 drops at worst a value too many.
-func (w *Worker) broadcastKeys(ctx context.Context, keys []coherence.Invalidation, v change.Position, scratch *[]string) error {
+// The last one takes the watermark of marker's batch along, if there is one.
+func (w *Worker) broadcastKeys(
+	ctx context.Context, keys []coherence.Invalidation, v change.Position, scratch *[]string, marker *lane,
+) (named []string, marked bool, err error) {
 	names := (*scratch)[:0]
 	defer func() {
 		clear(names)
@@ -239,12 +248,35 @@ func (w *Worker) broadcastKeys(ctx context.Context, keys []coherence.Invalidatio
 			continue
 		}
 		m.Names = names
-		if err := w.broadcast(ctx, m); err != nil {
+		err := w.retry(ctx, "broadcast", func(ctx context.Context) (err error) {
+			if i == len(keys)-1 && marker != nil {
+				named, marked, err = marker.broadcastMarking(ctx, m)
+			} else {
+				named, marked, err = w.store.BroadcastKeys(ctx, m, nil)
+			}
 			return err
+		})
+		if err != nil {
+			return nil, false, err
 		}
 		names, size, m.X = names[:0], 0, change.Position{}
 	}
-	return nil
+	return named, marked, nil
+}
+
+// broadcastMarking sends the last message of a batch and writes its watermark,
+// unless that has to wait for a walk; see mark.
+func (l *lane) broadcastMarking(ctx context.Context, m coherence.Message) (named []string, marked bool, err error) {
+	v := l.batch.mark.Max(l.floor)
+	held, err := l.write(v, func(before change.Position) (stands bool, err error) {
+		mark := coherence.Mark{Partition: l.field, Position: v, Before: before}
+		named, marked, err = l.w.store.BroadcastKeys(ctx, m, &mark)
+		return marked, err
+	})
+	if held {
+		return l.w.store.BroadcastKeys(ctx, m, nil)
+	}
+	return named, marked, err
 }
 
 func (w *Worker) broadcast(ctx context.Context, m coherence.Message) error {

@@ -72,6 +72,7 @@ type batch struct {
 	// written under a map with more partitions than are known here counts
 	// what stands in partitions that nobody may look at yet.
 	mark    change.Position
+	marked  bool // it is the watermark already
 	changes int
 	raises  []coherence.RaiseRequest
 	dead    []stream.DeadLetter
@@ -206,23 +207,15 @@ func (l *lane) mark(ctx context.Context, last mark) (held bool, err error) {
 	// Never lower than before, but written although it has not moved: a
 	// master that lost it must get it back.
 	v := last.v.Max(l.floor)
-	err = l.w.retry(ctx, "write watermarks", func(ctx context.Context) error {
-		l.marking.Lock()
-		defer l.marking.Unlock()
-		if held = l.led.held(); held {
-			return nil
-		}
-		before := l.expected.load()
-		err := l.w.store.WriteWatermarks(ctx, l.field, v, before)
-		var lost *coherence.NodeLostError
-		switch {
-		case err == nil:
-			l.expected.raise(v)
-		case errors.As(err, &lost) && lost.Cause == causeWatermark:
-			l.w.wentBack(l, before, lost)
-		}
-		return err
-	})
+	if !last.marked || l.expected.load().Less(v) { // written with the broadcast, and not lost since
+		err = l.w.retry(ctx, "write watermarks", func(ctx context.Context) (err error) {
+			held, err = l.write(v, func(before change.Position) (bool, error) {
+				err := l.w.store.WriteWatermarks(ctx, l.field, v, before)
+				return err == nil, err
+			})
+			return err
+		})
+	}
 	if err != nil || held {
 		return held, err
 	}
@@ -233,6 +226,27 @@ func (l *lane) mark(ctx context.Context, last mark) (held bool, err error) {
 		return false, fmt.Errorf("acknowledge offset %d: %w", last.offset, err)
 	}
 	return false, nil
+}
+
+// write lets f write v as the watermark, which says whether it stands then. It
+// does nothing while a walk holds the watermark back.
+func (l *lane) write(v change.Position, f func(before change.Position) (stands bool, err error)) (held bool, err error) {
+	l.marking.Lock()
+	if l.led.held() {
+		l.marking.Unlock()
+		return true, nil
+	}
+	before := l.expected.load()
+	stands, err := f(before)
+	if stands {
+		l.expected.raise(v)
+	}
+	l.marking.Unlock() // a redo takes it, and has what wentBack takes
+	var lost *coherence.NodeLostError
+	if errors.As(err, &lost) && lost.Cause == causeWatermark {
+		l.w.wentBack(l, before, lost)
+	}
+	return false, err
 }
 
 // refresh takes the rules in force. Rules are immutable, so a change of the

@@ -12,6 +12,8 @@ import (
 type mark struct {
 	offset int64
 	v      change.Position
+	// marked says that v is the watermark already.
+	marked bool
 	// tasks are the batch's sweeps and walks that still run.
 	tasks int
 }
@@ -34,8 +36,8 @@ type ledger struct {
 func newLedger() *ledger { return &ledger{wake: make(chan struct{}, 1)} }
 
 // begin appends a batch with that many tasks.
-func (l *ledger) begin(offset int64, v change.Position, tasks int) *mark {
-	m := &mark{offset: offset, v: v, tasks: tasks}
+func (l *ledger) begin(offset int64, v change.Position, marked bool, tasks int) *mark {
+	m := &mark{offset: offset, v: v, marked: marked, tasks: tasks}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = append(l.open, m)
@@ -95,7 +97,7 @@ func (l *ledger) settled() (last mark, ok bool) {
 	n := 0
 	for n < len(l.open) && l.open[n].tasks == 0 {
 		// The greatest V: a reader that starts again repeats lower ones.
-		last = mark{offset: l.open[n].offset, v: last.v.Max(l.open[n].v)}
+		last = mark{offset: l.open[n].offset, v: last.v.Max(l.open[n].v), marked: n == 0 && l.open[n].marked}
 		n++
 	}
 	if n == 0 {

@@ -175,9 +175,9 @@ func TestLedger(t *testing.T) {
 	}
 	none := fmt.Sprint(int64(0), change.LSN(0), false)
 	settled(none)
-	l.begin(1, at(10), 0)
-	slow := l.begin(2, at(20), 2)
-	l.begin(3, at(15), 0) // a reader that began again
+	l.begin(1, at(10), false, 0)
+	slow := l.begin(2, at(20), false, 2)
+	l.begin(3, at(15), false, 0) // a reader that began again
 	settled(fmt.Sprint(1, change.LSN(10), true))
 	l.done(slow)
 	settled(none)

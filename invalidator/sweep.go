@@ -11,18 +11,19 @@ import (
 // named adds the purges of keys that are used as names: entries made from the
 // cached value of one of them are registered under it.
 //
-// The list of such classes is read after the keys were invalidated, which is
-// what makes it exact: an entry registered by somebody whose class is not in
-// the list yet is registered after the table was raised, and its registration
-// is refused unless it reflects the commit.
-func (l *lane) named(ctx context.Context, purges []purge) ([]purge, error) {
+// The list of such classes came with the broadcast, behind the invalidation of
+// the keys, which is what makes it exact; see coherence.BroadcastKeys.
+func (l *lane) named(purges []purge, classes []string) []purge {
 	if len(l.keys.list) == 0 {
-		return purges, nil
+		return purges
 	}
 	l.w.hook("named")
-	named, err := l.w.namedClasses(ctx)
-	if err != nil || len(named) == 0 {
-		return purges, err
+	if len(classes) == 0 {
+		return purges
+	}
+	named := make(map[string]struct{}, len(classes))
+	for _, n := range classes {
+		named[n] = struct{}{}
 	}
 	p := purge{action: rules.Delete}
 	for i := range l.keys.list {
@@ -39,24 +40,7 @@ func (l *lane) named(ctx context.Context, purges []purge) ([]purge, error) {
 	if len(p.Tags) > 0 {
 		purges = append(purges, p)
 	}
-	return purges, nil
-}
-
-func (w *Worker) namedClasses(ctx context.Context) (named map[string]struct{}, err error) {
-	var control *coherence.ControlState
-	err = w.retry(ctx, "read control", func(ctx context.Context) error {
-		var err error
-		control, err = w.store.Control(ctx)
-		return err
-	})
-	if err != nil || len(control.Named) == 0 {
-		return nil, err
-	}
-	named = make(map[string]struct{}, len(control.Named))
-	for _, n := range control.Named {
-		named[n] = struct{}{}
-	}
-	return named, nil
+	return purges
 }
 
 // open does steps 1 and 2 of a purge: from its reply on no reader of the client
@@ -194,7 +178,8 @@ func (s *sweeper) invalidate(ctx context.Context, p purge, members []string) err
 			plain = append(plain, k)
 		}
 	}
-	return s.w.broadcastKeys(ctx, plain, s.v, &s.names)
+	_, _, err := s.w.broadcastKeys(ctx, plain, s.v, &s.names, nil)
+	return err
 }
 
 // prune forgets members that are gone. It is housekeeping: nothing waits for it

@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
 -- One script writes control and broadcasts, so that no record can change
--- without its message. KEYS: stream, last, v, purges, source, then one class
--- record to raise, or none.
+-- without its message. KEYS: stream, last, v, purges, source, then for op raise
+-- the class record; for op keys the named classes and, on one node, perhaps the
+-- watermarks.
 -- ARGV: channel command, stream length, stream bytes, id, v, op, body, then
--- for op raise: cause, bound, former generation or ''; for op open and close:
--- the purge's field. A body has room for w and v; see Message.
+-- for op raise: cause, bound; for op open and close: the purge's field; for op
+-- keys with watermarks: as watermark.lua. A body has room for w and v; see
+-- Message. Returns number and generation; for op keys the named classes, too,
+-- and what watermark.lua returns, or -2 if it was not written.
 local call = redis.call
 local last = call('HMGET', KEYS[2], 'number', 'id', 'mean')
 local id, v, op, body = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -50,4 +53,19 @@ local length = math.max(16, math.min(tonumber(ARGV[2]), math.floor(tonumber(ARGV
 call('HSET', KEYS[2], 'number', string.format('%d', number), 'id', id, 'mean', string.format('%d', mean))
 call('XADD', KEYS[1], 'MAXLEN', '~', string.format('%d', length), '*', 'm', message)
 call(ARGV[1], KEYS[1], message)
-return {number, generation}
+if op ~= 'keys' then return {number, generation} end
+-- The names are read behind the invalidation and its message. A watermark goes
+-- behind both, but not if there is a purge to come before it.
+local named, marked = call('SMEMBERS', KEYS[6]), -2
+if KEYS[7] and #named == 0 then
+  local have = call('HGET', KEYS[7], ARGV[8])
+  if ARGV[11] ~= '' and (not have or string.sub(have, 1, 20) < ARGV[11]) then
+    marked = -1
+  elseif have and string.sub(have, 22) == ARGV[10] and not (string.sub(have, 1, 20) < ARGV[9]) then
+    marked = 0
+  else
+    call('HSET', KEYS[7], ARGV[8], ARGV[9] .. '|' .. ARGV[10])
+    marked = 1
+  end
+end
+return {number, generation, named, marked}
