@@ -110,6 +110,8 @@ func ordinaryParams() map[string]string {
 		"synchronous_commit": "local",
 		"statement_timeout":  "10s",
 		"lock_timeout":       "1s",
+		// They idle when the database does, whatever the role's own limit is.
+		"idle_session_timeout": "0",
 	}
 }
 

@@ -353,6 +353,23 @@ func TestServerPublicationDroppedWhileRunning(t *testing.T) {
 	w.waitEvent(t, "insert public.a id='2'")
 }
 
+// A server that ends idle sessions must not end the gate's: it idles whenever
+// the database does, and the next change would wait for a new session.
+func TestServerIdleSessionsAreKept(t *testing.T) {
+	t.Parallel()
+	u := harness.Database(t)
+	c := connect(t, u)
+	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	exec(t, c, `ALTER DATABASE `+c.Config().Database+` SET idle_session_timeout = '300ms'`)
+	r := start(t, u, newSink())
+	r.streaming(t)
+	harness.Eventually(t, 30*time.Second, harness.True("the sessions have idled for a second", func() bool { return time.Since(r.State().Since) > time.Second }))
+	const sql = `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lethe'`
+	if got := query[int](t, c, sql); got != 3 {
+		t.Errorf("%d connections are left, want the stream and two ordinary ones", got)
+	}
+}
+
 // Without the right to store the position, a slot that somebody else has moved
 // is noticed within one process at least.
 func TestServerSlotMovedWhileEraIsUnknown(t *testing.T) {

@@ -86,7 +86,9 @@ func (s *session) createSlot(ctx context.Context) (err error) {
 		}
 	}()
 	op := "create slot " + r.cfg.Slot
-	if _, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)`); err != nil {
+	// transaction_timeout exists from 17 on.
+	if _, err := conn.Exec(ctx, `SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+		WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')`); err != nil {
 		return classify(op, err)
 	}
 	sql := `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', false, false)`
