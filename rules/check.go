@@ -152,7 +152,7 @@ func (c *checker) kind(r *Rule, t *TableInfo) {
 	switch {
 	case t.Kind == 'p':
 		c.warn(CodePartition, r.pos["table"], "",
-			"%s is a partition root: rows are published as its own; attaching, detaching or truncating a single partition is not seen", name)
+			"%s is a partition root: rows are published as its own; a single partition that is attached, detached or truncated is noticed by looking, up to a second later, and raises the rule's classes", name)
 	case t.PartitionOf != "":
 		c.warn(CodePartition, r.pos["table"], "name the root: table: "+t.PartitionOf,
 			"%s is a partition of %s: rows of its other partitions are not seen", name, t.PartitionOf)

@@ -179,6 +179,9 @@ func TestNamesThatChangesForget(t *testing.T) {
 	n.change(message(false, `{"keys": ["any:2"]}`), []string{"any:2"}, []string{"rating:3"})
 	n.change(`TRUNCATE reviews`, []string{"rating:3"}, nil)
 
+	n.set("string", "part:1:us") // nothing in the log tells of it
+	n.change(`TRUNCATE parts_us`, []string{"part:1:us"}, nil)
+
 	n.set("string", "rating:3")
 	n.change(message(true, `no json`), []string{"rating:3"}, nil) // it may have meant anything
 	n.deadLetter()
