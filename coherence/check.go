@@ -42,7 +42,7 @@ func (s *Store) nodeStats(ctx context.Context, n *node) (NodeStats, error) {
 	}
 	var info strings.Builder
 	for _, section := range []string{"server", "stats", "memory"} {
-		text, err := n.client.Info(ctx, section).Result()
+		text, err := n.conn().Info(ctx, section).Result()
 		if err != nil && !isServerError(err) {
 			return st, err
 		}

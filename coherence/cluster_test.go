@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,6 +125,37 @@ func TestCluster(t *testing.T) {
 		}
 		_ = c.Close()
 	}
+}
+
+// One Store serves all partitions of a process at once.
+func TestClusterIsShared(t *testing.T) {
+	t.Parallel()
+	s := clustered(t, harness.NewRedisCluster(t, 2))
+	var wait sync.WaitGroup
+	for p := range 4 {
+		wait.Go(func() {
+			for i := range uint64(20) {
+				name := s.Layout().Name("product:" + string(AppendGeneration(nil, i)))
+				_, err := s.Invalidate(t.Context(), []Invalidation{{Name: name, X: at(100 + i)}})
+				if err == nil {
+					err = s.Check(t.Context())
+				}
+				if err == nil {
+					// The watermark of a master is not in the slot of the control data.
+					var marked bool
+					_, marked, err = s.BroadcastKeys(t.Context(), Message{Names: []string{name}, X: at(100 + i)}, &Mark{Partition: p, Position: at(101 + i)})
+					if marked {
+						t.Error("a watermark went with a broadcast in a cluster")
+					}
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
 }
 
 // A slot that changes hands: its new master counts as lost, since it may as

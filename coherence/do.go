@@ -167,7 +167,7 @@ func (s *Store) crawlOne(ctx context.Context, c redis.Cmder) error {
 func (s *Store) pipeline(ctx context.Context, n *node, cmds []redis.Cmder) error {
 	err := s.pipelineOnce(ctx, n, cmds)
 	if noScript(err) {
-		if err := s.load(ctx, n.client); err != nil {
+		if err := s.load(ctx, n.conn()); err != nil {
 			return fmt.Errorf("load scripts into %s: %w", n.name, err)
 		}
 		err = s.pipelineOnce(ctx, n, cmds)
@@ -182,12 +182,12 @@ func (s *Store) pipeline(ctx context.Context, n *node, cmds []redis.Cmder) error
 func (s *Store) pipelineOnce(ctx context.Context, n *node, cmds []redis.Cmder) error {
 	if len(cmds) == 1 {
 		cmds[0].SetErr(nil)
-		if err := n.client.Process(ctx, cmds[0]); err != nil && !errors.Is(err, redis.Nil) {
+		if err := n.conn().Process(ctx, cmds[0]); err != nil && !errors.Is(err, redis.Nil) {
 			return err
 		}
 		return nil
 	}
-	p := n.client.Pipeline()
+	p := n.conn().Pipeline()
 	for _, c := range cmds {
 		c.SetErr(nil)
 		_ = p.Process(ctx, c)

@@ -14,13 +14,13 @@ import (
 // node is one master as the Store knows it: an address, or in Sentinel the
 // master's name.
 type node struct {
-	name   string
-	client *redis.Client
+	name string
 
-	mu    sync.Mutex
-	known string         // run_id; "" before the Store is open
-	lost  *NodeLostError // set from the notice to Acknowledge
-	redo  bool           // a redo has begun: connections to the new one may be made
+	mu     sync.Mutex
+	client *redis.Client
+	known  string         // run_id; "" before the Store is open
+	lost   *NodeLostError // set from the notice to Acknowledge
+	redo   bool           // a redo has begun: connections to the new one may be made
 	// evicted is evicted_keys as the last Check saw it, if checked.
 	evicted uint64
 	checked bool
@@ -36,6 +36,14 @@ func (s *Store) node(name string) *node {
 		s.nodes[name] = n
 	}
 	return n
+}
+
+// conn is the library's client for the node. In Cluster it is set again
+// whenever a key is routed, by whatever goroutine does that.
+func (n *node) conn() *redis.Client {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.client
 }
 
 // onConnect asks a new connection who answers, before its first command. A
@@ -106,7 +114,7 @@ type infoer interface {
 }
 
 func (s *Store) askRunID(ctx context.Context, n *node) (string, error) {
-	return s.runID(ctx, n, n.client)
+	return s.runID(ctx, n, n.conn())
 }
 
 // infoField reads one line of INFO's answer.

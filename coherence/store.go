@@ -161,7 +161,7 @@ func (s *Store) greet(ctx context.Context, n *node) error {
 	n.known = id
 	n.mu.Unlock()
 	// The probe, not the version, decides: forks number as they like.
-	if err := n.client.ScriptLoad(ctx, "#!lua flags=allow-oom\nreturn 1").Err(); err != nil {
+	if err := n.conn().ScriptLoad(ctx, "#!lua flags=allow-oom\nreturn 1").Err(); err != nil {
 		if !isServerError(err) {
 			return err
 		}
@@ -170,7 +170,7 @@ func (s *Store) greet(ctx context.Context, n *node) error {
 	// Positions are compared as strings, by the server's collation. Digits and
 	// lower-case letters keep their order in every one that is in use; this is
 	// the proof for this server.
-	ok, err := n.client.Eval(ctx, collationCheck, nil).Bool()
+	ok, err := n.conn().Eval(ctx, collationCheck, nil).Bool()
 	if err != nil {
 		return fmt.Errorf("check collation: %w", err)
 	}

@@ -90,7 +90,7 @@ func (w *walk) one(ctx context.Context, n *node, pattern string) error {
 		if err := n.state(ctx); err != nil {
 			return err
 		}
-		keys, next, err := n.client.Scan(ctx, cursor, pattern, walkCount).Result()
+		keys, next, err := n.conn().Scan(ctx, cursor, pattern, walkCount).Result()
 		if err != nil {
 			return fmt.Errorf("scan %s: %w", n.name, err)
 		}
