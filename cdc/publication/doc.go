@@ -124,6 +124,7 @@ type Changes struct {
 	Stored bool
 
 	touched []string // tables that were published otherwise before
+	loose   bool     // something that was added is not stored
 }
 
 // Add adds what another call did, which a repeated one does not report again.
@@ -140,7 +141,8 @@ func (c *Changes) Add(o Changes) {
 		*l.to = slices.Compact(*l.to)
 	}
 	c.Guarded = o.Guarded
-	c.Stored = o.Stored
+	c.loose = c.loose || !o.Stored && len(o.Entered)+len(o.Grew)+len(o.Altered) > 0
+	c.Stored = o.Stored && !c.loose
 }
 
 // Any reports whether anything was changed in the database.

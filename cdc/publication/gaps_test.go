@@ -124,3 +124,20 @@ func TestServerWatcherNoticesWhatItWasNotThereFor(t *testing.T) {
 	}
 	d.wantDue("s")
 }
+
+// Of several attempts the sum counts as stored only if each gap is.
+func TestChangesAdd(t *testing.T) {
+	t.Parallel()
+	var sum publication.Changes
+	sum.Add(publication.Changes{}) // failed before it did anything
+	sum.Add(publication.Changes{Entered: []string{"b"}, Stored: true})
+	sum.Add(publication.Changes{Entered: []string{"a", "b"}, Guarded: true, Stored: true})
+	if got := fmt.Sprint(sum.Entered); got != "[a b]" || !sum.Stored || !sum.Guarded {
+		t.Errorf("entered %s, stored %v, guarded %v; want a and b, stored and guarded", got, sum.Stored, sum.Guarded)
+	}
+	sum.Add(publication.Changes{Altered: []string{"c"}})
+	sum.Add(publication.Changes{Stored: true})
+	if sum.Stored {
+		t.Error("stored, and what altered c is not")
+	}
+}

@@ -46,7 +46,7 @@ type Tracker struct {
 	confirmed change.LSN
 	insert    change.LSN
 	slotAt    change.LSN // where CheckSlot has seen the slot
-	pending   bool // the table says that the raise is due
+	pending   bool       // the table says that the raise is due
 	// forgot is the instance for which everything was forgotten although no era
 	// could be stored: within this process that need not be done again.
 	forgot, asked Instance
