@@ -28,6 +28,8 @@ type database struct {
 	cfg   publication.Config
 	// raising are the stored gaps whose raises are on their way.
 	raising []raising
+	// unseen is what logUnseen has told last.
+	unseen string
 }
 
 // raising is a raise that was asked for because of stored gaps.
@@ -214,9 +216,27 @@ func (d *database) logPublications(c publication.Changes) {
 		d.log.Info("publications in step with the rules", "created", c.Created, "entered", c.Entered, "grew", c.Grew,
 			"moved", c.Moved, "left", c.Left, "altered", c.Altered)
 	}
-	if len(c.Blind)+len(c.Missing)+len(c.MissingColumns) > 0 {
-		d.log.Warn("changes of tables can not be seen; their classes are forgotten again and again while this lasts",
-			"without_replica_identity", c.Blind, "missing_tables", c.Missing, "missing_columns", c.MissingColumns)
+	d.logUnseen(c)
+}
+
+// logUnseen tells of tables whose changes do not reach the log, once for as long
+// as they stay the same: the watch finds them every second.
+func (d *database) logUnseen(c publication.Changes) {
+	now := fmt.Sprint(c.Blind, c.Missing, c.MissingColumns)
+	if now == d.unseen || d.unseen == "" && len(c.Blind)+len(c.Missing)+len(c.MissingColumns) == 0 {
+		return
+	}
+	d.unseen = now
+	if len(c.Blind) > 0 {
+		d.log.Warn("updates and deletes of tables without replica identity can not be seen; the classes of their rules are forgotten every second while this lasts",
+			"tables", c.Blind)
+	}
+	if len(c.Missing)+len(c.MissingColumns) > 0 {
+		d.log.Warn("rules name what is not there or can not be published; nothing is forgotten because of it",
+			"tables", c.Missing, "columns", c.MissingColumns)
+	}
+	if len(c.Blind)+len(c.Missing)+len(c.MissingColumns) == 0 {
+		d.log.Info("changes of all tables of the rules can be seen again")
 	}
 }
 
