@@ -85,8 +85,9 @@ type Config struct {
 	// what was fetched. What is not finished then is delivered again.
 	DrainTimeout time.Duration
 	// DeadLetterWait bounds how long a dead letter that can not be stored
-	// holds the stream: afterwards it is logged whole instead. The raise that
-	// comes with it is never given up.
+	// holds the stream: afterwards it is logged whole instead, and those behind
+	// it in the batch are tried shortly. The raise that comes with it is never
+	// given up.
 	DeadLetterWait time.Duration
 	// History is how long what was applied is remembered for the redo of a
 	// node that lost writes, HistoryBytes the memory for it, for each

@@ -37,8 +37,9 @@ type lane struct {
 
 	led  *ledger
 	past atomic.Pointer[history]
-	// sweeps are the goroutines that the lane has started.
+	// sweeps are the goroutines that the lane has started; ctx is theirs.
 	sweeps sync.WaitGroup
+	ctx    context.Context
 
 	// suspect says that Redis held something of ours and no source record: all
 	// is to be raised once the source is known.
@@ -96,6 +97,11 @@ func newLane(w *Worker, p stream.Partition) *lane {
 // work is the life of a lane. ctx ends the intake, actx abandons.
 func (l *lane) work(ctx, actx context.Context) error {
 	defer l.sweeps.Wait()
+	// What still sweeps when an error ends the lane is delivered again, and
+	// what prunes is left to the next purge: the end waits for neither.
+	var over context.CancelFunc
+	l.ctx, over = context.WithCancel(actx)
+	defer over()
 	// Before it starts: a node that is lost while it reads the watermarks must
 	// not be redone without it.
 	l.w.add(l)

@@ -3,6 +3,7 @@ package invalidator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -194,4 +195,74 @@ func TestMapChange(t *testing.T) {
 	if control, err := w.store.Control(t.Context()); err != nil || control.W.LSN > 5000 {
 		t.Errorf("w is %v (%v), want no more than 5000", control.W, err)
 	}
+}
+
+// What is left to prune is left to the next purge when the worker ends.
+func TestEndDoesNotWaitForPruning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{cfg: func(c *Config) { c.DrainTimeout, c.SweepBatch = time.Hour, 1 }})
+	prune := make(chan struct{})
+	r := w.ready(func(k *Worker) {
+		k.hook = func(step string) {
+			if step == "prune" { // until the worker ends
+				select {
+				case prune <- struct{}{}:
+				case <-k.hurry.Done():
+				}
+			}
+		}
+	})
+	for i := range 600 {
+		w.cache("product:"+itoa(i), "v", "category:5")
+	}
+	w.commit(update("categories", "5"))
+	w.settle()
+	<-prune
+	r.stop()
+	steps := 0
+	for over := false; !over; {
+		select {
+		case <-prune:
+			steps++
+		case err := <-r.done:
+			r.done <- err
+			over = true
+		}
+	}
+	if steps > 2 {
+		t.Errorf("%d more steps of pruning", steps)
+	}
+	r.wait()
+}
+
+// A store of dead letters that is away holds the stream once, not once for
+// each letter of a batch.
+func TestDeadLettersWaitTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{cfg: func(c *Config) { c.DeadLetterWait = 150 * time.Millisecond }})
+	w.dead.err = errors.New("no table")
+	w.ready()
+	var bad []change.Change
+	for range 40 {
+		bad = append(bad, change.Change{Op: change.Message, Prefix: "lethe", Content: []byte("{")})
+	}
+	start := time.Now()
+	w.commit(bad...)
+	w.settle()
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("took %v for %d letters that can not be stored", took, len(bad))
+	}
+}
+
+// A walk that ended with an earlier run is none that a later one can wait for.
+func TestWalkBelongsToItsRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{})
+	r := w.ready()
+	dead := &walk{run: &run{}}
+	r.walks.mu.Lock()
+	r.walks.running["c\x00raw"] = dead
+	r.walks.mu.Unlock()
+	w.hand(w.lsn+60, nil, change.Raise{Cause: "c", Reason: change.ReasonManual, Classes: []string{"raw"}})
+	w.settle()
 }

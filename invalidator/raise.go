@@ -85,7 +85,9 @@ type walk struct {
 	// over says that it has ended, well or not; then are called if it ended
 	// well. Both belong to walks.mu.
 	over, well bool
-	then       []func()
+	// run is the one that it ends with.
+	run  *run
+	then []func()
 }
 
 // walks keeps one walk for each cause: a raise stands in every partition's
@@ -120,10 +122,11 @@ func (w *Worker) walkAfter(ctx context.Context, cause string, classes []string, 
 	if slices.Contains(w.walks.finished, id) {
 		return nil, nil
 	}
-	if k := w.walks.running[id]; k != nil {
+	// One of an earlier run is about to end without having come to its end.
+	if k := w.walks.running[id]; k != nil && k.run == r {
 		return k, nil
 	}
-	k := &walk{}
+	k := &walk{run: r}
 	w.walks.running[id] = k
 	w.log.InfoContext(ctx, "walking plain classes", "classes", classes, "patterns", len(patterns))
 	gauge := w.metrics.pending.WithLabelValues("walk")
@@ -133,7 +136,9 @@ func (w *Worker) walkAfter(ctx context.Context, cause string, classes []string, 
 		err := w.walk(r.ctx, cause, patterns, plain)
 		w.walks.mu.Lock()
 		defer w.walks.mu.Unlock()
-		delete(w.walks.running, id)
+		if w.walks.running[id] == k {
+			delete(w.walks.running, id)
+		}
 		k.over, k.well = true, err == nil
 		if err != nil {
 			return // the run has ended: what waits is delivered again
@@ -218,23 +223,29 @@ func (w *Worker) walking() int {
 	return len(w.walks.running)
 }
 
+// deadLetterNext is how long a letter is tried behind one of the same batch that
+// could not be stored: thousands must not hold the stream one after the other.
+const deadLetterNext = 10 * time.Millisecond
+
 // bury stores the batch's dead letters. The raise that each of them asked for
 // stands already, so a letter that can not be stored may be given up after a
 // while: holding the stream for it would leave entries stale.
 func (l *lane) bury(ctx context.Context) error {
+	wait := l.w.cfg.DeadLetterWait
 	for _, d := range l.batch.dead {
 		l.w.hook("bury")
 		l.w.metrics.deadLetters.WithLabelValues(d.Reason).Inc()
 		if l.w.cfg.Observer.DeadLetter != nil {
 			l.w.cfg.Observer.DeadLetter(d)
 		}
-		bctx, cancel := context.WithTimeout(ctx, l.w.cfg.DeadLetterWait)
+		bctx, cancel := context.WithTimeout(ctx, wait)
 		err := l.w.retry(bctx, "dead letter", func(ctx context.Context) error { return l.w.cfg.DeadLetters.Put(ctx, d) })
 		cancel()
 		if err != nil && ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
+			wait = min(wait, deadLetterNext)
 			l.w.log.ErrorContext(ctx, "dead letter could not be stored, this line is all that is left of it", "reason", d.Reason, "cause", d.Err,
 				"partition", d.Partition, "offset", d.Offset, "position", d.Position, "table", d.Table, "payload", fmt.Sprintf("%q", d.Payload), "error", err)
 		}

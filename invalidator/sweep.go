@@ -64,6 +64,7 @@ func (l *lane) sweepBeside(ctx context.Context, purges []purge, v change.Positio
 	gauge := l.w.metrics.pending.WithLabelValues("sweep")
 	gauge.Inc()
 	l.sweeps.Go(func() {
+		ctx := l.ctx
 		defer func() { <-l.w.sweeps }()
 		defer gauge.Dec()
 		for _, p := range purges {
@@ -188,6 +189,7 @@ func (s *sweeper) prune(ctx context.Context, purges []purge) {
 	for _, p := range purges {
 		for _, tag := range p.Tags {
 			for cursor := uint64(0); ; {
+				s.w.hook("prune")
 				_, next, err := s.w.store.Prune(ctx, tag, cursor, s.w.cfg.SweepBatch)
 				if err != nil || ctx.Err() != nil {
 					return
