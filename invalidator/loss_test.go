@@ -269,3 +269,35 @@ func TestHeldWatermarkWaits(t *testing.T) {
 		t.Errorf("watermark %v, want %v", got, want)
 	}
 }
+
+// Records that are gone from control, while everything else says that nothing
+// was lost, are written again.
+func TestControlGoneIsRestored(t *testing.T) {
+	t.Parallel()
+	w, _ := losing(t, lossRules, 5*time.Millisecond)
+	r := w.ready()
+	w.hand(w.lsn+60, nil, change.Raise{Cause: "c", Reason: change.ReasonManual, Classes: []string{"kept"}})
+	w.settle()
+	before, err := w.store.Control(t.Context(), "kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, patience, harness.True("control remembered", func() bool {
+		r.nodes.mu.Lock()
+		defer r.nodes.mu.Unlock()
+		return r.nodes.control != nil && r.nodes.control.Classes["kept"] == before.Classes["kept"]
+	}))
+	layout := w.store.Layout()
+	for _, gone := range [][]string{{"class:kept"}, {"source", "v"}, {"source", "class:kept", "v", "last"}} {
+		for _, part := range gone {
+			if err := w.rdb.Del(t.Context(), layout.Control(part)).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		harness.Eventually(t, patience, harness.True("restored", func() bool {
+			after, err := w.store.Control(t.Context(), "kept")
+			return err == nil && after.Source == testSource && after.Classes["kept"].Generation >= before.Classes["kept"].Generation
+		}))
+	}
+	w.waitMessage(0, coherence.KindEpoch)
+}

@@ -95,7 +95,12 @@ func (m *maintainer) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if control.Source.Era >= w.sources.load().Era {
+	if w.nodes.forgotten(control, w.sources.load()) {
+		w.log.WarnContext(ctx, "redis has forgotten records that lethe relies on, writing them again", "recorded", control.Source)
+		if err := w.restore(ctx); err != nil {
+			return err
+		}
+	} else {
 		w.nodes.remember(control)
 	}
 	w.hook("checked")

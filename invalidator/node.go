@@ -379,6 +379,36 @@ func (n *nodes) remember(c *coherence.ControlState) {
 	n.control = c
 }
 
+// forgotten reports whether control holds less than was seen of it: it was
+// deleted, or it went back, though its master looks the same.
+func (n *nodes) forgotten(c *coherence.ControlState, known change.Source) bool {
+	if c.Source.Era < known.Era {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.control == nil {
+		return false
+	}
+	for class, r := range n.control.Classes {
+		have, asked := c.Classes[class] // after a reload others are asked for
+		if asked && (have.Generation < r.Generation || have.Bound.Less(r.Bound)) {
+			return true
+		}
+	}
+	return false
+}
+
+// restore is the redo of control alone.
+func (w *Worker) restore(ctx context.Context) error {
+	w.nodes.mu.Lock()
+	defer w.nodes.mu.Unlock()
+	if err := w.rewriteSource(ctx); err != nil {
+		return err
+	}
+	return w.restoreControl(ctx)
+}
+
 // restoreControl rewrites what this process knows of the control data, never
 // lower than what stands there, and begins a new epoch for every L1.
 func (w *Worker) restoreControl(ctx context.Context) error {
