@@ -1,6 +1,10 @@
 package invalidator
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/lethe-cache/lethe/change"
+)
 
 // Unready says why the worker is not ready, for /readyz; empty when it is.
 // It knows what has reached it: a raise that the reader has not written yet is
@@ -23,8 +27,9 @@ func (w *Worker) Unready() []string {
 		why = append(why, "redis is not seeded")
 	default:
 		// Until then the tables refuse every registration, and fills of what
-		// has tags with it.
-		if base, v := w.sources.base.load(), w.sources.v.load(); !base.IsZero() && !v.Covers(base) {
+		// has tags with it. A log that carries no v, another reader's, never
+		// gets there: what has tags is not cached with it.
+		if base, v := w.sources.base.load(), w.sources.v.load(); !base.IsZero() && v.LSN > 0 && !v.Covers(base) {
 			why = append(why, fmt.Sprintf("redis was seeded at %s, and v is %s: what has tags is not cached yet", base, v))
 		}
 	}
@@ -36,3 +41,7 @@ func (w *Worker) Unready() []string {
 	}
 	return why
 }
+
+// Visible is the greatest visibility position that has reached the worker in
+// the present era; its LSN is 0 while there was none.
+func (w *Worker) Visible() change.Position { return w.sources.v.load() }

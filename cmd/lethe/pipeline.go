@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/foreign"
+	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/invalidator"
@@ -165,7 +167,15 @@ func (p *pipeline) work(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	err := p.up.consumer.Run(ctx, p.up.worker.Work)
+	consumer := p.up.consumer
+	if !p.settings.direct() {
+		// The topic may be Debezium's, whose records lack what our reader knows.
+		consumer = foreign.New(consumer, foreign.Config{
+			Conn: p.up.database.pool, Hints: p.hints, Logger: p.log,
+			Tracker: source.New("foreign:"+p.settings.kafka(p.rules.Namespace, p.log).Group, p.log),
+		})
+	}
+	err := consumer.Run(ctx, p.up.worker.Work)
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, invalidator.ErrHurry)) {
 		return nil
 	}

@@ -81,6 +81,9 @@ func (p *pipeline) readerReadiness(r *readiness, up parts, wait func(string, ...
 	if !started && state.Streaming() && len(state.Raises) == 0 {
 		wait("the raises of the start are being applied")
 	}
+	if up.worker != nil && state.Streaming() && state.Source.Era != 0 && up.worker.Visible().LSN == 0 {
+		wait("no visibility position has reached the worker yet")
+	}
 	if state.Source.Era == 0 && state.Streaming() {
 		r.Details["era"] = "not known: stamps are not used, and every start forgets everything (" + change.ReasonUnknownEra + ")"
 	}
