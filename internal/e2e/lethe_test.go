@@ -27,6 +27,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	harness.AtEnd(func() error { return os.RemoveAll(dir) })
 	path := filepath.Join(dir, "lethe")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/lethe-cache/lethe/cmd/lethe").CombinedOutput()
 	if err != nil {

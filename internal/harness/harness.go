@@ -31,6 +31,7 @@ var shared struct {
 	kafka    *servers.Kafka
 	database int // number of the last database made
 	topic    int // and of the last topic named
+	atEnd    []func() error
 }
 
 // Main runs the tests of a package, stops the shared servers and fails the
@@ -77,6 +78,14 @@ func run(m *testing.M, ignore []goleak.Option) int {
 	return code
 }
 
+// AtEnd has f called when the tests of this process are over, also if they are
+// ended by a signal: for what they share and no single test can clean up.
+func AtEnd(f func() error) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.atEnd = append(shared.atEnd, f)
+}
+
 // closeShared stops what the tests shared, at the end of the process.
 func closeShared() error {
 	shared.mu.Lock()
@@ -94,6 +103,10 @@ func closeShared() error {
 		errs = append(errs, shared.kafka.Close())
 		shared.kafka = nil
 	}
+	for _, f := range shared.atEnd {
+		errs = append(errs, f())
+	}
+	shared.atEnd = nil
 	return errors.Join(errs...)
 }
 

@@ -111,18 +111,23 @@ func (c *Consumer) apply(ctx context.Context, data []byte, relations map[uint32]
 	case *pglogrepl.RelationMessage:
 		relations[m.RelationID] = m
 	case *pglogrepl.InsertMessage:
-		return c.delete(ctx, relations[m.RelationID], m.Tuple)
+		return c.delete(ctx, c.key(relations[m.RelationID], m.Tuple))
 	case *pglogrepl.UpdateMessage:
-		return errors.Join(c.delete(ctx, relations[m.RelationID], m.OldTuple), c.delete(ctx, relations[m.RelationID], m.NewTuple))
+		old, now := c.key(relations[m.RelationID], m.OldTuple), c.key(relations[m.RelationID], m.NewTuple)
+		if old == now {
+			old = "" // once: a second DEL would come after Deleted has told of the change
+		}
+		return errors.Join(c.delete(ctx, old), c.delete(ctx, now))
 	case *pglogrepl.DeleteMessage:
-		return c.delete(ctx, relations[m.RelationID], m.OldTuple)
+		return c.delete(ctx, c.key(relations[m.RelationID], m.OldTuple))
 	}
 	return nil
 }
 
-func (c *Consumer) delete(ctx context.Context, relation *pglogrepl.RelationMessage, tuple *pglogrepl.TupleData) error {
+// key is the key of a row, "" if there is none.
+func (c *Consumer) key(relation *pglogrepl.RelationMessage, tuple *pglogrepl.TupleData) string {
 	if tuple == nil || relation == nil {
-		return nil
+		return ""
 	}
 	row := make(map[string]string, len(tuple.Columns))
 	for i, column := range tuple.Columns {
@@ -130,7 +135,10 @@ func (c *Consumer) delete(ctx context.Context, relation *pglogrepl.RelationMessa
 			row[relation.Columns[i].Name] = string(column.Data)
 		}
 	}
-	key := c.Key(relation.RelationName, row)
+	return c.Key(relation.RelationName, row)
+}
+
+func (c *Consumer) delete(ctx context.Context, key string) error {
 	if key == "" {
 		return nil
 	}
