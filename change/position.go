@@ -11,6 +11,9 @@ type LSN uint64
 // String renders an LSN as Postgres does: two hexadecimal halves, "16/B374D848".
 func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
 
+// MarshalText renders l as String does, in JSON and in logs.
+func (l LSN) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
 // ParseLSN reads the text form that Postgres prints.
 func ParseLSN(s string) (LSN, error) {
 	var hi, lo uint32
@@ -69,6 +72,9 @@ const positionLen = 4 + 16
 // String renders a position as era(4 hex)lsn(16 hex), lower case. Positions
 // compare as their texts do.
 func (p Position) String() string { return string(p.Append(nil)) }
+
+// MarshalText renders p as String does, in JSON and in logs.
+func (p Position) MarshalText() ([]byte, error) { return p.Append(nil), nil }
 
 // Append appends the text of p to dst.
 func (p Position) Append(dst []byte) []byte {

@@ -1,6 +1,22 @@
 package change
 
-import "testing"
+import (
+	"encoding/json"
+	"testing"
+)
+
+// Logs in JSON show positions as people know them, not as numbers.
+func TestPositionsInJSON(t *testing.T) {
+	t.Parallel()
+	got, err := json.Marshal(struct {
+		At LSN
+		X  Position
+	}{0x16B374D848, Position{1, 0x18}})
+	want := `{"At":"16/B374D848","X":"00010000000000000018"}`
+	if err != nil || string(got) != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+}
 
 func TestLSNText(t *testing.T) {
 	t.Parallel()

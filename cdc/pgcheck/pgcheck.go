@@ -145,10 +145,10 @@ func tableChecks(ctx context.Context, conn *pgx.Conn, s *server, cfg Config, r p
 			c.Status, c.Detail, c.Fix = Fail, "it does not exist", "correct the rules, or create the table"
 		case slices.Contains(r.Missing, table):
 			c.Status, c.Detail = Fail, "it can not be published: only logged, permanent tables can"
-			c.Fix = "ALTER TABLE " + quoted + " SET LOGGED; (a view: name the tables below it)"
+			c.Fix = "ALTER TABLE " + quoted + " SET LOGGED; -- of a view, name the tables below it"
 		case slices.Contains(r.Blind, table):
 			c.Status, c.Detail = Fail, "rules need its updates or deletes, and it has no replica identity"
-			c.Fix = "ALTER TABLE " + quoted + " ADD PRIMARY KEY (...); or REPLICA IDENTITY USING INDEX ...; or REPLICA IDENTITY FULL; (a partitioned table: each partition)"
+			c.Fix = "ALTER TABLE " + quoted + " ADD PRIMARY KEY (...); or REPLICA IDENTITY USING INDEX ...; or REPLICA IDENTITY FULL; -- of a partitioned table, each partition"
 		case !owns && !published:
 			c.Status, c.Detail = Fail, "only its owner may add it to the publication"
 			c.Fix = "let its owner run the statements of the check \"publication\", or GRANT its owner's role"

@@ -59,9 +59,10 @@ func Check(ctx context.Context, cfg Config) []Finding {
 		}
 	}
 	if errors.Is(topic.Error, kafka.UnknownTopicOrPartition) {
+		replication, insync := topicConfig{replication: cfg.Replication}.replicas(len(meta.Brokers))
 		return append(out, Finding{"topic", Warning, fmt.Sprintf("topic %s does not exist yet", cfg.Topic),
-			fmt.Sprintf("lethe run creates it if it may; else: kafka-topics.sh --create --topic %s --partitions %d --replication-factor %d --config cleanup.policy=delete --config min.insync.replicas=2",
-				cfg.Topic, cfg.Partitions, max(1, min(ReplicationDefault, len(meta.Brokers))))})
+			fmt.Sprintf("lethe run creates it if it may; else: kafka-topics.sh --create --topic %s --partitions %d --replication-factor %d --config cleanup.policy=delete --config min.insync.replicas=%d",
+				cfg.Topic, cfg.Partitions, replication, insync)})
 	} else if topic.Error != nil {
 		return append(out, Finding{"topic", Error, fmt.Sprintf("topic %s: %v", cfg.Topic, topic.Error), "give the user the rights to describe, read and write the topic"})
 	}

@@ -63,6 +63,19 @@ type topicConfig struct {
 	retention   time.Duration
 }
 
+// replicas are the replication of a topic that is created on a cluster of so
+// many brokers, and how many of them have to have what is acknowledged.
+func (t topicConfig) replicas(brokers int) (replication, insync int) {
+	replication, insync = t.replication, 1
+	if replication == 0 {
+		replication = max(1, min(ReplicationDefault, brokers))
+	}
+	if replication >= 3 {
+		insync = 2 // a broker may be lost without losing what was acknowledged
+	}
+	return replication, insync
+}
+
 // ensureTopic returns the layout of the topic, which it creates if it is not
 // there. It retries until ctx ends, except what no retry can cure.
 func ensureTopic(ctx context.Context, client *kafka.Client, t topicConfig) (layout, error) {
@@ -87,14 +100,7 @@ func ensureTopic(ctx context.Context, client *kafka.Client, t topicConfig) (layo
 }
 
 func createTopic(ctx context.Context, client *kafka.Client, t topicConfig, brokers int) error {
-	replication := t.replication
-	if replication == 0 {
-		replication = max(1, min(ReplicationDefault, brokers))
-	}
-	insync := 1
-	if replication >= 3 {
-		insync = 2 // a broker may be lost without losing what was acknowledged
-	}
+	replication, insync := t.replicas(brokers)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout+requestGrace)
 	defer cancel()
 	res, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{
