@@ -16,6 +16,8 @@ type pacer struct {
 	// window and reads count reads that follow each other closely.
 	window time.Time
 	reads  int
+	// small counts the reads in a row that brought little.
+	small int
 }
 
 const (
@@ -24,14 +26,18 @@ const (
 	pausePerRead = 250 * time.Microsecond
 	// paceWindow and paceReads: this many reads within this time mean that the
 	// server always has more. A single-row transaction is three messages, so
-	// this begins at about 20,000 of them a second.
-	paceWindow = 500 * time.Microsecond
-	paceReads  = 32
+	// this begins at about 8,000 of them a second; a server that shares its
+	// processor with us does not send many more of them one by one.
+	paceWindow = 640 * time.Microsecond
+	paceReads  = 16
 	// paceFull: so much in one read is a backlog.
 	paceFull = 16 << 10
 	// paceEmpty: a read that brings less than this after a pause has caught up.
 	// Single-row transactions at 100,000 a second bring ten times as much.
 	paceEmpty = 2 << 10
+	// paceSmall such reads in a row mean it: one may also be of a server that
+	// was not given the processor during the pause.
+	paceSmall = 4
 )
 
 func newPacer() pacer { return pacer{sleep: nap} }
@@ -46,8 +52,12 @@ func (p *pacer) before() {
 // after is called after a read of n bytes that returned at now.
 func (p *pacer) after(n int, now time.Time) {
 	if p.on {
-		if n < paceEmpty {
-			p.on, p.reads, p.window = false, 0, now
+		if n >= paceEmpty {
+			p.small = 0
+			return
+		}
+		if p.small++; p.small == paceSmall {
+			p.on, p.small, p.reads, p.window = false, 0, 0, now
 		}
 		return
 	}

@@ -38,6 +38,12 @@ func TestPacePausesOnlyUnderBacklog(t *testing.T) {
 		t.Errorf("paused %d of 100 times while there was more each time", paused)
 	}
 	read(400, 300*time.Microsecond)
+	if read(8<<10, 300*time.Microsecond); !p.on {
+		t.Error("one small read ended the pauses: the server may not have had the processor")
+	}
+	for range paceSmall {
+		read(400, 300*time.Microsecond)
+	}
 	paused = 0
 	read(400, time.Second)
 	if paused != 0 {
