@@ -66,5 +66,7 @@ func TestGatheringEndsSoon(t *testing.T) {
 		if took := time.Since(began); took > gatherTime+2*pausePerRead {
 			t.Errorf("handed on after %v", took)
 		}
+		time.Sleep(10 * pausePerRead) // virtual: the receiver is in a read again, not in a pause
+		synctest.Wait()
 	})
 }
