@@ -1,0 +1,2 @@
+// Package client is the cache that applications use.
+package client
