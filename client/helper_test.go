@@ -147,11 +147,7 @@ func (w *world) open(o Options, h hooks) *Client {
 // item is the class of most tests: the row that the database has.
 func (w *world) items(c *Client, opts ...Option) *Class[int64] {
 	w.t.Helper()
-	e := Entries[int64](c, "item", append([]Option{LoadWith(func(_ context.Context, _ string, l *Load) (int64, error) {
-		w.loads.Add(1)
-		l.Tag("all")
-		return w.row.Load(), nil
-	})}, opts...)...)
+	e := Entries[int64](c, "item", append([]Option{LoadWith(w.loader())}, opts...)...)
 	w.live(c)
 	return e
 }
@@ -256,4 +252,24 @@ func (w *world) during(ctx context.Context, g *gate, e *Class[int64], key string
 	wg.Wait()
 	e.c.fills.Wait()
 	return got
+}
+
+// deafen ends the subscription of a Client, as a network does.
+func (w *world) deafen(c *Client) {
+	w.t.Helper()
+	c.cancel()
+	c.wg.Wait()
+	if s := c.State(); s != Blind {
+		w.t.Fatalf("the client is %v", s)
+	}
+	c.ctx = context.Background() // fills go on
+}
+
+// loader reads the row.
+func (w *world) loader() func(context.Context, string, *Load) (int64, error) {
+	return func(_ context.Context, _ string, l *Load) (int64, error) {
+		w.loads.Add(1)
+		l.Tag("all")
+		return w.row.Load(), nil
+	}
 }

@@ -40,21 +40,20 @@ func (c *Client) heartbeat(ctx context.Context, m *coherence.Message, r *receive
 	if r.at <= c.caughtUpAt && m.Number < last.Number {
 		return nil
 	}
-	if m.Number != last.Number || m.ID != last.ID {
-		c.counts.gaps.Add(1)
-		if m.Number < last.Number {
+	lost := m.Number != last.Number || m.ID != last.ID
+	if lost || digest(m.Digest) != digest(last.Digest) {
+		if lost {
+			c.counts.gaps.Add(1)
+		}
+		if !lost || m.Number < last.Number {
+			// A record changed without its message, or control begins anew.
 			c.mu.Lock()
-			c.bumpLocked() // control begins anew
+			c.bumpLocked()
 			c.mu.Unlock()
 		}
-		return c.catchUp(ctx)
-	}
-	if digest(m.Digest) != digest(last.Digest) {
-		// A record changed without its message.
-		c.mu.Lock()
-		c.bumpLocked()
-		c.mu.Unlock()
-		return c.catchUp(ctx)
+		if err := c.catchUp(ctx); err != nil {
+			return err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
