@@ -92,6 +92,8 @@ type Client struct {
 
 // hooks are for tests of this package.
 type hooks struct {
+	// queue is the length of the receiver's queue, 0 for the usual one.
+	queue int
 	// received may hold a message back, or swallow it by returning false.
 	received func(*received) bool
 	// loaded runs between the load and the fill.

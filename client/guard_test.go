@@ -210,8 +210,38 @@ func TestEpochVoidsFills(t *testing.T) {
 		}})
 		e := w.items(c)
 		w.get(t.Context(), e, "item:1")
-		if e.local("item:1") != nil {
+		if c.l1.memory.peek(l1Key{key: "item:1"}) != nil {
 			t.Error("a fill of the epoch before is in L1")
+		}
+	})
+	t.Run("hit", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		a, b := w.open(Options{}, hooks{}), w.open(Options{}, hooks{})
+		w.get(t.Context(), w.items(a), "item:1")
+		e := w.items(b)
+		got := w.during(t.Context(), holdGet(b), e, "item:1", func() {
+			w.row.Add(1)
+			w.unlink("item:1", 110)
+			_, _, err := w.worker.Broadcast(w.ctx(), coherence.Message{Kind: coherence.KindEpoch})
+			w.must(err)
+			w.live(b)
+		})
+		w.want("read", got, int64(2))
+	})
+	t.Run("stale", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		c := w.open(Options{}, hooks{})
+		e := w.items(c, StaleWhileNotLive(1<<40))
+		w.get(t.Context(), e, "item:1")
+		w.deafen(c)
+		if e.local("item:1") == nil {
+			t.Fatal("the entry is not served while the client is blind")
+		}
+		c.bump("test")
+		if e.local("item:1") != nil {
+			t.Error("an entry of the epoch before is served")
 		}
 	})
 	t.Run("entries", func(t *testing.T) {

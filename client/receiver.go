@@ -78,7 +78,11 @@ func (c *Client) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	queue := make(chan received, queueLength)
+	length := queueLength
+	if c.hooks.queue > 0 {
+		length = c.hooks.queue
+	}
+	queue := make(chan received, length)
 	var overflow atomic.Bool
 	readerCtx, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
