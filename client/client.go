@@ -151,9 +151,9 @@ func joinClose(err error, c *Client) error {
 	return err
 }
 
-// Close ends the subscription, lets fills that are under way finish, and closes
-// the connections that Open made. Reads after it go to the database. It may be
-// called twice.
+// Close waits for the loads and fills that are under way, ends the subscription
+// and closes the connections that Open made. Reads after it go to the database.
+// It may be called twice.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {

@@ -214,6 +214,9 @@ func (l *Load) check(h *head, id *identity, known bool) (stamp change.Position, 
 		}
 	}
 	src := l.known.Source
+	if v := l.c.view.Load(); src.Era == 0 && v != nil {
+		src = v.control.Source // without a ticket; After still has to know
+	}
 	if h.recovery && h.replay != nil {
 		if lsn, err := change.ParseLSN(*h.replay); err == nil {
 			stamp = change.Position{Era: src.Era, LSN: lsn}

@@ -85,7 +85,7 @@ func refused(t *testing.T, c *Client, load func(context.Context, *Load) (int64, 
 	after := c.Stats().Classes["item"]
 	for reason, n := range after.Refused {
 		if n > before.Refused[reason] {
-			if e.local("item:1") != nil {
+			if inL1(e, "item:1") {
 				t.Errorf("the value is in L1 although it was refused: %s", reason)
 			}
 			return reason

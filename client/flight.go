@@ -138,6 +138,9 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 	l.finish()
 	f.meta = l.meta(negative)
 	value, failed := f.value, f.err != nil && !negative
+	if failed || ticket == nil || !l.cacheable || negative && cl.negative == 0 {
+		e.unlist(key, f) // it is for those who wait, and nobody after them
+	}
 	close(f.done)
 	if failed {
 		cl.counts.loadErrors.Add(1)

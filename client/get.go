@@ -35,7 +35,7 @@ func scopeOf(ctx context.Context) *scope {
 func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Context, *Load) (T, error)) (T, error) {
 	s := scopeOf(ctx)
 	if s == nil && e.err == nil {
-		if ent := e.local(key); ent != nil {
+		if ent, _ := e.local(key); ent != nil {
 			if ent.negative {
 				var zero T
 				return zero, ErrNotFound
@@ -50,8 +50,12 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 		own = load[0]
 	}
 	v, m, err := e.read(ctx, key, s, own)
-	if s != nil && s.load != nil && (err == nil || errors.Is(err, ErrNotFound)) {
-		s.load.part(e.cl, e.c.full(key), &m)
+	if s != nil && s.load != nil {
+		if err == nil || errors.Is(err, ErrNotFound) {
+			s.load.part(e.cl, e.c.full(key), &m)
+		} else {
+			s.load.refuse("part") // whatever the loader makes of it
+		}
 	}
 	if err != nil {
 		return v, fmt.Errorf("get %q: %w", key, err)
@@ -59,22 +63,24 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 	return v, nil
 }
 
-// local finds an entry of L1 that may be used.
-func (e *Class[T]) local(key string) *l1Entry {
+// local finds an entry of L1 that may be used. stale says that it may be used
+// only because the class prefers that to nothing.
+func (e *Class[T]) local(key string) (ent *l1Entry, stale bool) {
 	c, cl := e.c, e.cl
 	if c.l1 == nil {
-		return nil
+		return nil, false
 	}
 	now := c.now()
-	if int64(now) >= c.liveUntil.Load() && (cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor)) {
-		return nil
+	stale = int64(now) >= c.liveUntil.Load()
+	if stale && (cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor)) {
+		return nil, false
 	}
-	ent := c.l1.memory.get(l1Key{key: key, version: cl.l1Version()})
+	ent = c.l1.memory.get(l1Key{key: key, version: cl.l1Version()})
 	if ent == nil || ent.dead.Load() || ent.epoch != c.epoch.Load() || now >= ent.expires || ent.generation != cl.generation.Load() {
-		return nil
+		return nil, false
 	}
 	cl.counts.l1Hits.Add(1)
-	return ent
+	return ent, stale
 }
 
 // l1Version is the version in keys of L1: 0 and 1 are the plain name.
@@ -145,12 +151,14 @@ func (c *Client) reached(bound change.Position) bool {
 // it: because w had passed it before the question was sent, or by the stamp.
 func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position) (v T, m meta, ok bool) {
 	enough := bound.IsZero() || e.c.reached(bound)
-	if ent := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
-		if ent.negative {
-			return v, ent.meta, true
+	if ent, stale := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
+		m = ent.meta
+		m.cacheable = m.cacheable && !stale
+		if m.negative {
+			return v, m, true
 		}
 		if v, ok := ent.value.(T); ok {
-			return v, ent.meta, true
+			return v, m, true
 		}
 	}
 	name := e.c.name(e.cl, key)

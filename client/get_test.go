@@ -194,6 +194,11 @@ func TestLoaderErrorIsNotCached(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v, want the loader's error", err)
 	}
+	e.cl.mu.Lock()
+	if len(e.cl.flights) > 0 {
+		t.Error("a later read could join the load that failed")
+	}
+	e.cl.mu.Unlock()
 	_, err = e.Get(t.Context(), "item:1", func(context.Context, *Load) (int64, error) { panic("ouch") })
 	if err == nil || !strings.Contains(err.Error(), "ouch") {
 		t.Errorf("got %v, want the panic as an error", err)

@@ -67,17 +67,17 @@ func TestSweptDropsL1(t *testing.T) {
 	c := w.open(Options{}, hooks{})
 	e := w.items(c)
 	w.get(t.Context(), e, "item:1")
-	if e.local("item:1") == nil {
+	if !inL1(e, "item:1") {
 		t.Fatal("the entry is not in L1")
 	}
 	w.must(w.worker.ClosePurge(w.ctx(), w.purge(95, "all"), w.v))
 	w.live(c)
-	if e.local("item:1") == nil {
+	if !inL1(e, "item:1") {
 		t.Error("an entry whose stamp covers the purge was dropped")
 	}
 	w.must(w.worker.ClosePurge(w.ctx(), w.purge(110, "all"), w.v))
 	w.live(c)
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("the entry is still in L1")
 	}
 }
@@ -179,7 +179,7 @@ func TestUnstampedReaderExact(t *testing.T) {
 	if _, ok := w.header("item:1"); ok {
 		t.Error("the old value was filled")
 	}
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("the old value is in L1")
 	}
 	v, err = e.Get(t.Context(), "item:1", func(context.Context, *Load) (int64, error) { return w.row.Load(), nil })
@@ -236,11 +236,11 @@ func TestEpochVoidsFills(t *testing.T) {
 		e := w.items(c, StaleWhileNotLive(1<<40))
 		w.get(t.Context(), e, "item:1")
 		w.deafen(c)
-		if e.local("item:1") == nil {
+		if !inL1(e, "item:1") {
 			t.Fatal("the entry is not served while the client is blind")
 		}
 		c.bump("test")
-		if e.local("item:1") != nil {
+		if inL1(e, "item:1") {
 			t.Error("an entry of the epoch before is served")
 		}
 	})
@@ -254,7 +254,7 @@ func TestEpochVoidsFills(t *testing.T) {
 		_, _, err := w.worker.Broadcast(w.ctx(), coherence.Message{Kind: coherence.KindEpoch})
 		w.must(err)
 		w.live(c)
-		if e.local("item:1") != nil {
+		if inL1(e, "item:1") {
 			t.Error("an entry of the epoch before is served")
 		}
 	})
@@ -296,6 +296,11 @@ func TestDoNotCache(t *testing.T) {
 			return 1, nil
 		})
 		w.must(err)
+		e.cl.mu.Lock()
+		if len(e.cl.flights) > 0 {
+			t.Error("a later read could join the load")
+		}
+		e.cl.mu.Unlock()
 		c.fills.Wait()
 	}
 	w.wantLoads(2)
@@ -350,12 +355,12 @@ func TestCompositeMinStampAllNames(t *testing.T) {
 		t.Errorf("name %v %q is missing", n.Kind, n.Name)
 	}
 	// L1: what drops the part drops the whole.
-	if outer.local("page:1") == nil {
+	if !inL1(outer, "page:1") {
 		t.Fatal("the composite is not in L1")
 	}
 	w.write("item:1", 210)
 	w.live(c)
-	if outer.local("page:1") != nil {
+	if inL1(outer, "page:1") {
 		t.Error("the composite outlived its part in L1")
 	}
 }
@@ -381,7 +386,7 @@ func TestCompositeOfRaisedClass(t *testing.T) {
 		return v
 	}
 	read()
-	if outer.local("page:1") == nil {
+	if !inL1(outer, "page:1") {
 		t.Fatalf("not in L1: %v", c.Stats().Classes["page"].Refused)
 	}
 	w.row.Add(1)
@@ -427,6 +432,39 @@ func TestRywIdlePageBoundary(t *testing.T) {
 	w.wantLoads(1)
 	w.get(c.After(t.Context(), "nonsense"), e, "item:1")
 	w.wantLoads(1)
+}
+
+// What is served stale, or could not be read, is no part of what is cached.
+func TestStalePartIsNotCached(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.open(Options{}, hooks{})
+	part := w.items(c, StaleWhileNotLive(1<<40))
+	whole := Entries[int64](c, "page")
+	w.live(c)
+	w.must(w.worker.AddNamed(w.ctx(), "item"))
+	w.beat(200, 91)
+	w.heard(c, 91)
+	w.get(t.Context(), part, "item:1")
+	w.deafen(c)
+	for key, inner := range map[string]func(context.Context) error{
+		"page:stale": func(ctx context.Context) error { _, err := part.Get(ctx, "item:1"); return err },
+		"page:error": func(ctx context.Context) error {
+			_, err := part.Get(ctx, "item:2", func(context.Context, *Load) (int64, error) { return 0, errors.New("broken") })
+			if err == nil {
+				t.Error("an inner error was lost")
+			}
+			return nil
+		},
+	} {
+		_, err := whole.Get(t.Context(), key, func(ctx context.Context, _ *Load) (int64, error) { return 1, inner(ctx) })
+		w.must(err)
+		c.fills.Wait()
+		if _, ok := w.header(key); ok {
+			t.Errorf("%s was cached", key)
+		}
+	}
+	w.want("refused", c.Stats().Classes["page"].Refused["part"], uint64(2))
 }
 
 func TestNotLivePolicies(t *testing.T) {

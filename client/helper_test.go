@@ -273,3 +273,9 @@ func (w *world) loader() func(context.Context, string, *Load) (int64, error) {
 		return w.row.Load(), nil
 	}
 }
+
+// inL1 reports whether a read would be served from L1.
+func inL1(e *Class[int64], key string) bool {
+	ent, _ := e.local(key)
+	return ent != nil
+}

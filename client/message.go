@@ -121,21 +121,26 @@ func (c *Client) apply(ctx context.Context, m *coherence.Message) error {
 			}
 		}
 	}
-	c.publishLocked(&next)
-	if c.l1 == nil {
-		return nil
+	if c.l1 != nil {
+		c.dropLocked(m, &p, tags)
 	}
+	// Last: who sees the new w must not find in L1 what lies below it.
+	c.publishLocked(&next)
+	return nil
+}
+
+// dropLocked forgets what a message names.
+func (c *Client) dropLocked(m *coherence.Message, p *coherence.Purge, tags bool) {
 	for _, name := range m.Names {
 		switch {
 		case m.Kind == coherence.KindRaise:
 			c.dropComposites(name)
 		case tags:
-			c.dropPurged(&p, name)
+			c.dropPurged(p, name)
 		default:
 			c.dropKey(name, m.X)
 		}
 	}
-	return nil
 }
 
 // dropKey forgets an entry, and those made from it, where they miss X.

@@ -43,10 +43,10 @@ func TestGapIsReplayed(t *testing.T) {
 	w.invalidate("item:1", 110) // lost
 	w.invalidate("item:3", 111) // shows the gap
 	w.live(c)
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("what the lost message named is still in L1")
 	}
-	if e.local("item:2") == nil {
+	if !inL1(e, "item:2") {
 		t.Error("a replay forgot everything")
 	}
 	w.want("epochs", c.Stats().Epochs, epochs)
@@ -64,7 +64,7 @@ func TestHeartbeatShowsLoss(t *testing.T) {
 	w.heard(c, 115)
 	w.live(c)
 	w.want("gaps", c.Stats().Gaps, uint64(1))
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("what the lost message named is still in L1")
 	}
 }
@@ -78,7 +78,7 @@ func TestMissedHeartbeatReplays(t *testing.T) {
 	w.get(t.Context(), e, "item:1")
 	w.invalidate("item:1", 110)
 	w.live(c) // waits for the number: only a replay brings it
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("what the lost message named is still in L1")
 	}
 }
@@ -97,7 +97,7 @@ func TestStreamTooShortBeginsEpoch(t *testing.T) {
 	w.beat(120, 115)
 	w.heard(c, 115)
 	w.live(c)
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("an epoch left an entry in L1")
 	}
 	w.want("epochs", c.Stats().Epochs, epochs+1)
@@ -120,7 +120,7 @@ func TestControlLostBeginsEpoch(t *testing.T) {
 	w.beat(120, 115)
 	harness.Eventually(t, 10*time.Second, harness.True("an epoch", func() bool { return c.Stats().Epochs > epochs }))
 	w.live(c)
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("an entry of the epoch before is served")
 	}
 }
@@ -166,7 +166,7 @@ func TestOverflowIsReplayed(t *testing.T) {
 	c.mu.Unlock()
 	w.live(c)
 	w.want("gaps", c.Stats().Gaps, gaps+1)
-	if e.local("item:3") != nil {
+	if inL1(e, "item:3") {
 		t.Error("what the lost message named is still in L1")
 	}
 }
@@ -179,7 +179,7 @@ func TestLifeEndsWithoutPong(t *testing.T) {
 	e := w.items(c)
 	w.get(t.Context(), e, "item:1")
 	c.mu.Lock()
-	harness.Eventually(t, l1Life+time.Second, harness.True("L1 is not used", func() bool { return e.local("item:1") == nil }))
+	harness.Eventually(t, l1Life+time.Second, harness.True("L1 is not used", func() bool { return !inL1(e, "item:1") }))
 	c.mu.Unlock()
 }
 
@@ -198,15 +198,15 @@ func TestReconnectReplays(t *testing.T) {
 	proxy.Refuse(true)
 	harness.Eventually(t, 10*time.Second, harness.True("the client is blind", func() bool { return c.State() == Blind }))
 	w.write("item:1", 110) // not heard
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("L1 is used without a subscription")
 	}
 	proxy.Refuse(false)
 	w.live(c)
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("what was invalidated meanwhile is still in L1")
 	}
-	if e.local("item:2") == nil {
+	if !inL1(e, "item:2") {
 		t.Error("a reconnection forgot everything")
 	}
 	w.want("epochs", c.Stats().Epochs, epochs)
@@ -226,7 +226,7 @@ func TestSilenceEndsLife(t *testing.T) {
 	proxy.Blackhole(true)
 	began := time.Now()
 	w.write("item:1", 110)
-	harness.Eventually(t, 10*time.Second, harness.True("L1 is not used", func() bool { return e.local("item:1") == nil }))
+	harness.Eventually(t, 10*time.Second, harness.True("L1 is not used", func() bool { return !inL1(e, "item:1") }))
 	if took := time.Since(began); took > l1Life+time.Second {
 		t.Errorf("L1 was used for %v, its life is %v", took, l1Life)
 	}
@@ -265,7 +265,7 @@ func TestMasterChangeEpoch(t *testing.T) {
 	proxy.Cut()
 	harness.Eventually(t, 10*time.Second, harness.True("an epoch", func() bool { return c.Stats().Epochs > epochs }))
 	harness.Eventually(t, 10*time.Second, harness.True("live", func() bool { return c.State() == Live }))
-	if e.local("item:1") != nil {
+	if inL1(e, "item:1") {
 		t.Error("an entry of another master's time is served from L1")
 	}
 }
@@ -311,7 +311,7 @@ func TestRedisAway(t *testing.T) {
 	proxy.Refuse(false)
 	w.live(c)
 	harness.Eventually(t, 10*time.Second, func() error { // the breaker gives Redis time
-		if w.get(t.Context(), e, "item:1"); e.local("item:1") == nil {
+		if w.get(t.Context(), e, "item:1"); !inL1(e, "item:1") {
 			return errors.New("not in L1")
 		}
 		return nil

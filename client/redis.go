@@ -19,14 +19,14 @@ import (
 func (c *Client) connect() {
 	switch r := c.opts.Redis.(type) {
 	case *redis.Client:
-		make := func() *redis.Client {
+		dial := func() *redis.Client {
 			opt := *r.Options()
 			c.harden(&opt)
 			return redis.NewClient(&opt)
 		}
-		c.data, c.subs = make(), make()
+		c.data, c.subs = dial(), dial()
 	case *redis.ClusterClient:
-		make := func() *redis.ClusterClient {
+		dial := func() *redis.ClusterClient {
 			opt := *r.Options()
 			opt.MaxRetries, opt.ContextTimeoutEnabled = -1, true
 			opt.ReadTimeout, opt.WriteTimeout = ioTimeout, ioTimeout
@@ -41,8 +41,8 @@ func (c *Client) connect() {
 			}
 			return redis.NewClusterClient(&opt)
 		}
-		data := make()
-		c.data, c.cluster, c.subs = data, data, make()
+		data := dial()
+		c.data, c.cluster, c.subs = data, data, dial()
 		c.owners = new([coherence.Slots]atomic.Pointer[redis.Client])
 	}
 }
