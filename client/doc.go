@@ -1,0 +1,63 @@
+// Package client is the cache that applications use: values in the process
+// (L1) and in Redis (L2) in front of a Postgres database, which Lethe's workers
+// keep true to it. A value is never left stale: not when a slow reader writes
+// back after the invalidation, not when it was read from a lagging standby, not
+// when a message is lost.
+//
+// # Reading
+//
+// Open makes a Client, one for the process. Entries gives access to a class of
+// rules.yaml; keep what it returns.
+//
+//	c, err := client.Open(ctx, client.Options{Redis: rdb, Namespace: "shop", Database: pool})
+//	products := client.Entries[Product](c, "product", client.TTL(time.Hour), client.Jitter(0.1))
+//	p, err := products.Get(ctx, "product:42", func(ctx context.Context, l *client.Load) (Product, error) {
+//		var p Product
+//		err := l.QueryRow(ctx, "select id, category, name from products where id = $1", 42).Scan(&p.ID, &p.Category, &p.Name)
+//		l.Tag("category:" + p.Category)
+//		return p, err
+//	})
+//
+// The loader runs when the value is cached nowhere. It reads the primary with
+// any library, or through its Load, which knows what to do on a standby. It
+// says what the value depends on: tags, other keys (DependsOn), and by itself
+// every entry that it reads with Get under its context. Keys and tags are
+// written without the namespace.
+//
+// A class may have the loader instead (LoadWith), so that Get(ctx, key) is all.
+//
+// # What a read costs
+//
+// A hit in L1 takes no lock and allocates nothing. A hit in Redis is one GET. A
+// miss takes a ticket (one round trip), loads, and returns; registering tags
+// and filling happen behind the reader's back. Reads of one key that miss at
+// the same time share one load.
+//
+// # When things fail
+//
+// Each step that asks Redis has 100 ms; after a few failures Redis is given
+// time, and one read at a time tries. Reads go to the loader then, as many at
+// one time as MaxLoads says: a dead cache must not kill the database. An entry
+// that can not be decoded is a miss.
+//
+// State says whether the Client hears the broadcast. While it is not Live, L1
+// is passed by, and each hit in Redis is checked against the control data;
+// StaleWhileNotLive and FailWhileNotLive choose otherwise. What was missed is
+// replayed; if that is not possible, L1 forgets everything.
+//
+// # After a write
+//
+// Nothing needs to be done: the workers see the commit. To be sure that a read
+// that follows contains it, in this process or another, pass a token on:
+//
+//	token, err := c.Wrote(ctx, pool) // after COMMIT
+//	p, err := products.Get(c.After(ctx, token), "product:42")
+//
+// Invalidate and InvalidateTags are for what changes outside of the database.
+//
+// # What it needs
+//
+// Workers of Lethe ("lethe run") on the same Redis and namespace: without them
+// nothing would be invalidated, so nothing is cached. Loads from a standby need
+// lethe.source() (from "lethe migrate") or pg_read_all_stats.
+package client

@@ -1,0 +1,227 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+)
+
+// Load is what a loader is given. Through it the loader says what its value
+// depends on and how long it may live, and, if it does not read the primary by
+// itself, reads the database.
+//
+// A loader that reads the primary may use any library, as long as what it reads
+// is committed and is read after the loader was called: not in a transaction
+// that was begun before, and not in one that writes. One that reads a standby
+// must do so through QueryRow or Query. The two ways must not be mixed in one
+// load, unless Options.Database is the primary. Entries that the loader reads
+// with Get, under the context that it was given, become names that the value
+// depends on, with all theirs.
+//
+// It may be used by several goroutines, until the loader returns.
+type Load struct {
+	c    *Client
+	name string
+	// known is what was known at BEGIN; usable says that tags are understood.
+	known  coherence.Known
+	usable bool
+	bound  change.Position // of After
+
+	mu        sync.Mutex
+	over      bool
+	open      int // queries that were not closed
+	tags      []string
+	keys      []coherence.Name
+	unknown   bool
+	ttl       time.Duration
+	cacheable bool
+	reason    string
+	// primary: something was read from the primary, or by other means.
+	primary, standby, composite bool
+	least                       change.Position // of the parts, if any
+	parts                       int
+}
+
+// Tag names things that the value depends on, without the namespace: when a
+// rule or InvalidateTags purges one, the value is forgotten.
+func (l *Load) Tag(tags ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
+	for _, t := range tags {
+		if full := l.c.full(t); !slices.Contains(l.tags, full) {
+			l.tags = append(l.tags, full)
+		}
+	}
+}
+
+// TTL replaces the class's TTL for this value.
+func (l *Load) TTL(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.ttl = d
+	}
+}
+
+// DoNotCache hands the value to those who wait, and to nobody after them.
+func (l *Load) DoNotCache() { l.refuse("loader") }
+
+// DependsOn says that the value was made from what these keys (without the
+// namespace) stand for: it is forgotten when one of them is. The class of a key
+// is the longest name of a class of this Client that the key begins with,
+// followed by a colon; a value that depends on a key without one is not cached.
+func (l *Load) DependsOn(keys ...string) {
+	l.c.mu.Lock()
+	classes := l.c.classNames()
+	l.c.mu.Unlock()
+	v := l.c.view.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
+	for _, key := range keys {
+		best := ""
+		for _, class := range classes {
+			if len(class) > len(best) && strings.HasPrefix(key, class+":") {
+				best = class
+			}
+		}
+		if best == "" || v == nil {
+			l.unknown = true
+			continue
+		}
+		g, ok := v.generation(best)
+		if !ok {
+			l.unknown = true
+		}
+		l.addKey(l.c.full(key), best, g)
+	}
+}
+
+func (l *Load) addKey(name, class string, generation uint64) {
+	for _, n := range [...]coherence.Name{{Kind: coherence.NameKey, Name: name}, {Kind: coherence.NameClass, Name: class, Generation: generation}} {
+		if !slices.Contains(l.keys, n) {
+			l.keys = append(l.keys, n)
+		}
+	}
+}
+
+func (l *Load) refuse(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.refuseLocked(reason)
+	}
+}
+
+func (l *Load) refuseLocked(reason string) {
+	if l.cacheable {
+		l.cacheable, l.reason = false, reason
+	}
+}
+
+// part takes over what an entry that the loader read was made of.
+func (l *Load) part(cl *class, name string, m *meta) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
+	if !m.cacheable {
+		l.refuseLocked("part")
+	}
+	l.composite = true
+	l.addStamp(m.stamp)
+	l.addKey(name, cl.name, m.generation)
+	for _, n := range m.names {
+		if !slices.Contains(l.keys, n) {
+			l.keys = append(l.keys, n)
+		}
+	}
+}
+
+func (l *Load) addStamp(p change.Position) {
+	if l.parts == 0 || p.Less(l.least) {
+		l.least = p
+	}
+	l.parts++
+}
+
+// finish ends the load: what the loader still does through it counts no more.
+func (l *Load) finish() {
+	l.mu.Lock()
+	l.over = true
+	if l.open > 0 {
+		l.refuseLocked("open_rows")
+	}
+	l.mu.Unlock()
+}
+
+// stamp is the position below which the value contains every commit: the least
+// of its parts'. What is not known to come from a standby counts as read from
+// the primary after BEGIN.
+func (l *Load) stamp() change.Position {
+	if !l.standby || l.primary || l.composite {
+		l.addStamp(l.known.V)
+	}
+	return l.least
+}
+
+// allNames are the names that the value depends on, or why they can not be.
+func (l *Load) allNames() (names []coherence.Name, reason string) {
+	if !l.cacheable {
+		return nil, l.reason
+	}
+	if l.unknown {
+		return nil, "unknown_class"
+	}
+	for _, t := range l.tags {
+		names = append(names, coherence.Name{Kind: coherence.NameTag, Name: t})
+	}
+	names = append(names, l.keys...)
+	if len(names) > 0 && !l.usable {
+		return nil, "layout"
+	}
+	if l.standby && !l.usable {
+		return nil, "layout"
+	}
+	return names, l.c.announce(l.keys)
+}
+
+// meta is what a value passes on to one that is made from it.
+func (l *Load) meta(negative bool) meta {
+	m := meta{generation: l.known.Generation, negative: negative, cacheable: l.cacheable && !l.unknown && l.known.Source.Era != 0}
+	for _, t := range l.tags {
+		m.names = append(m.names, coherence.Name{Kind: coherence.NameTag, Name: t})
+	}
+	m.names = append(m.names, l.keys...)
+	m.stamp = l.stamp()
+	return m
+}
+
+// announce makes the classes of keys that are used as names known to the
+// workers, who then purge such a key when they invalidate it. Until a heartbeat
+// echoes a class, nothing that depends on its keys is cached.
+func (c *Client) announce(names []coherence.Name) (reason string) {
+	v := c.view.Load()
+	var classes []string
+	for i := range names {
+		if n := &names[i]; n.Kind == coherence.NameClass && (v == nil || !v.named[n.Name]) {
+			classes = append(classes, n.Name)
+		}
+	}
+	if len(classes) == 0 {
+		return ""
+	}
+	_ = c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error { return s.AddNamed(ctx, classes...) })
+	return "unnamed"
+}
