@@ -165,7 +165,10 @@ func TestOverflowIsReplayed(t *testing.T) {
 	}
 	c.mu.Unlock()
 	w.live(c)
-	w.want("gaps", c.Stats().Gaps, gaps+1)
+	// A message may also overflow while the first gap is replayed.
+	if got := c.Stats().Gaps; got <= gaps {
+		t.Errorf("gaps: got %d, want more than %d", got, gaps)
+	}
 	if inL1(e, "item:3") {
 		t.Error("what the lost message named is still in L1")
 	}
