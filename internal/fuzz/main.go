@@ -74,7 +74,8 @@ func fuzzAll(ctx context.Context, root string, each time.Duration, atOnce int) e
 // fuzz runs one target in one process with one worker.
 func fuzz(ctx context.Context, t target, each time.Duration) (output string, err error) {
 	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$",
-		"-fuzztime="+each.String(), "-parallel=1", "./"+t.dir)
+		// Minimising one interesting input may otherwise take the whole time.
+		"-fuzztime="+each.String(), "-fuzzminimizetime=10x", "-parallel=1", "./"+t.dir)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
