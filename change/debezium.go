@@ -271,7 +271,7 @@ func (d *DebeziumDecoder) rows(c *Change, env *debeziumEnvelope, schema *connect
 
 // keyNames returns the names of the columns in the message's key.
 func (d *DebeziumDecoder) keyNames(key []byte) ([]member, error) {
-	if len(key) == 0 || bytes.TrimSpace(key)[0] != '{' {
+	if !bytes.HasPrefix(bytes.TrimSpace(key), []byte("{")) {
 		return nil, nil // keyed by something that is no row, or not at all
 	}
 	payload, _, err := d.unwrap(key)
