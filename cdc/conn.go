@@ -42,7 +42,7 @@ const identitySQL = `SELECT (SELECT system_identifier FROM pg_catalog.pg_control
 func readIdentity(ctx context.Context, conn *pgconn.PgConn) (identity, error) {
 	results, err := conn.Exec(ctx, identitySQL).ReadAll()
 	if err != nil {
-		return identity{}, classify("read the server's identity", err)
+		return identity{}, Classify("read the server's identity", err)
 	}
 	if len(results) != 1 || len(results[0].Rows) != 1 {
 		return identity{}, errors.New("read the server's identity: no row")
@@ -134,12 +134,12 @@ func replicationParams() map[string]string {
 func (c *Config) dialOrdinary(ctx context.Context) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(c.URL)
 	if err != nil {
-		return nil, classify("read the database's URL", err)
+		return nil, Classify("read the database's URL", err)
 	}
 	c.prepare(&cfg.Config, ordinaryParams())
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, classify("connect to Postgres", err)
+		return nil, Classify("connect to Postgres", err)
 	}
 	return conn, nil
 }
@@ -147,12 +147,12 @@ func (c *Config) dialOrdinary(ctx context.Context) (*pgx.Conn, error) {
 func (c *Config) dialReplication(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(c.URL)
 	if err != nil {
-		return nil, classify("read the database's URL", err)
+		return nil, Classify("read the database's URL", err)
 	}
 	c.prepare(cfg, replicationParams())
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, classify("connect to Postgres for replication", err)
+		return nil, Classify("connect to Postgres for replication", err)
 	}
 	return conn, nil
 }
@@ -188,7 +188,7 @@ func takeWire(ctx context.Context, conn *pgconn.PgConn) (*wire, error) {
 func identifySystem(ctx context.Context, conn *pgconn.PgConn) (uint64, uint32, error) {
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
-		return 0, 0, classify("identify system", err)
+		return 0, 0, Classify("identify system", err)
 	}
 	id, err := strconv.ParseUint(sys.SystemID, 10, 64)
 	if err != nil {

@@ -70,8 +70,9 @@ func sqlState(err error) string {
 	return ""
 }
 
-// classify wraps err in an *Error if a retry can not cure it, and else adds op.
-func classify(op string, err error) error {
+// Classify adds op to err, and wraps it in an *Error if a retry can not cure
+// it. What connects to the same database beside a Reader judges as it does.
+func Classify(op string, err error) error {
 	if err == nil || IsPermanent(err) {
 		return err
 	}

@@ -322,7 +322,7 @@ func TestLostWALIsNotPermanent(t *testing.T) {
 		`could not access file "pgoutput": No such file or directory`:             true,
 		`requested WAL segment 000000010000000000000001 has already been removed`: false,
 	} {
-		err := classify("use slot s", &pgconn.PgError{Code: codeUndefinedFile, Message: message})
+		err := Classify("use slot s", &pgconn.PgError{Code: codeUndefinedFile, Message: message})
 		if IsPermanent(err) != want || slotUnusable(err) == want {
 			t.Errorf("%s: permanent %v, slot unusable %v, want %v and %v", message, IsPermanent(err), slotUnusable(err), want, !want)
 		}

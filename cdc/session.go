@@ -119,7 +119,7 @@ func (s *session) takeSlot(ctx context.Context) error {
 		}
 		err := s.wire.startReplication(s.reader.startSQL())
 		if sqlState(err) != codeObjectInUse {
-			return classify("use slot "+s.reader.cfg.Slot, err)
+			return Classify("use slot "+s.reader.cfg.Slot, err)
 		}
 		s.reader.setPhase(PhaseWaitingForSlot, err)
 		if err := sleep(ctx, wait.NextBackOff()); err != nil {
@@ -148,7 +148,7 @@ func (s *session) openSource(ctx context.Context) error {
 		}
 		_, checked, err := t.CheckSlot(ctx, s.keeper)
 		if err != nil {
-			return classify("check the slot", err)
+			return Classify("check the slot", err)
 		}
 		s.source = src
 		due = append(opened, checked...)
@@ -190,7 +190,7 @@ func openError(err error) error {
 	if errors.As(err, &refused) && refused.Permanent() {
 		return &Error{Op: "open the source", Err: err}
 	}
-	return classify("open the source", err)
+	return Classify("open the source", err)
 }
 
 // stream runs the session until something ends it.

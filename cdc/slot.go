@@ -35,7 +35,7 @@ func (s *session) ensureSlot(ctx context.Context) (created bool, err error) {
 			}
 			return err == nil, err
 		case err != nil:
-			return false, classify("look for slot "+r.cfg.Slot, err)
+			return false, Classify("look for slot "+r.cfg.Slot, err)
 		}
 		if kind != "logical" || plugin != "pgoutput" || temporary || database != conn.Config().Database {
 			return false, &Error{
@@ -49,7 +49,7 @@ func (s *session) ensureSlot(ctx context.Context) (created bool, err error) {
 		}
 		r.cfg.Logger.Error("the slot has lost WAL that it needed: it is made anew and everything cached is forgotten", "slot", r.cfg.Slot)
 		if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot($1)`, r.cfg.Slot); err != nil && sqlState(err) != codeUndefinedObject {
-			return false, classify("drop slot "+r.cfg.Slot, err)
+			return false, Classify("drop slot "+r.cfg.Slot, err)
 		}
 		r.broken = false
 	}
@@ -89,7 +89,7 @@ func (s *session) createSlot(ctx context.Context) (err error) {
 	// transaction_timeout exists from 17 on.
 	if _, err := conn.Exec(ctx, `SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
 		WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')`); err != nil {
-		return classify(op, err)
+		return Classify(op, err)
 	}
 	sql := `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', false, false)`
 	if version >= 170000 {
@@ -100,12 +100,12 @@ func (s *session) createSlot(ctx context.Context) (err error) {
 		if sqlState(err) == codeDuplicateObject {
 			return err
 		}
-		return classify(op, err)
+		return Classify(op, err)
 	}
 	p := ordinaryParams()
 	if _, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)`,
 		p["statement_timeout"], p["lock_timeout"]); err != nil {
-		return classify(op, err)
+		return Classify(op, err)
 	}
 	r.cfg.Logger.Info("slot created", "slot", r.cfg.Slot, "lsn", at, "failover", version >= 170000)
 	return nil
@@ -155,11 +155,11 @@ func (r *Reader) checkPublications(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `SELECT n FROM unnest($1::text[]) AS n
 		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = n)`, r.cfg.Publications)
 	if err != nil {
-		return classify("look for publications", err)
+		return Classify("look for publications", err)
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return classify("look for publications", err)
+		return Classify("look for publications", err)
 	}
 	if len(missing) == 0 {
 		return nil
@@ -190,7 +190,7 @@ func (r *Reader) confirmedFlush(ctx context.Context, conn *pgx.Conn) (change.LSN
 	var s string
 	err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, r.cfg.Slot).Scan(&s)
 	if err != nil {
-		return 0, classify("read slot "+r.cfg.Slot, err)
+		return 0, Classify("read slot "+r.cfg.Slot, err)
 	}
 	return change.ParseLSN(s)
 }
