@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,14 +184,21 @@ func (w *world) newLog() {
 
 // letters keeps dead letters.
 type letters struct {
-	mu   sync.Mutex
-	list []stream.DeadLetter
-	err  error
+	mu    sync.Mutex
+	list  []stream.DeadLetter
+	until map[time.Time]time.Duration // what was left of each deadline at the first try under it
+	err   error
 }
 
-func (l *letters) Put(_ context.Context, d stream.DeadLetter) error {
+func (l *letters) Put(ctx context.Context, d stream.DeadLetter) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if deadline, ok := ctx.Deadline(); ok && l.until[deadline] == 0 {
+		if l.until == nil {
+			l.until = map[time.Time]time.Duration{}
+		}
+		l.until[deadline] = time.Until(deadline)
+	}
 	if l.err != nil {
 		return l.err
 	}
@@ -202,6 +210,13 @@ func (l *letters) all() []stream.DeadLetter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.list)
+}
+
+// waits are the times that the tries of the letters were given.
+func (l *letters) waits() []time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.until))
 }
 
 // running is a worker at work.
