@@ -60,7 +60,9 @@ func (e *Class[T]) start(ctx context.Context, key string, load func(context.Cont
 	// Neither the first reader's cancellation nor its deadline is the others'.
 	ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	counted := e.c.enter()
+	e.c.counts.flights.Add(1)
 	go func() {
+		defer e.c.counts.flights.Add(-1)
 		if counted {
 			defer e.c.fills.Done()
 		}

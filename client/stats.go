@@ -14,6 +14,14 @@ type Stats struct {
 	Epochs, Gaps, Replays uint64
 	// RedisErrors counts the steps of reads that Redis did not answer.
 	RedisErrors uint64
+	// Flights are the loads under way, each until its fill is over too: that is
+	// behind the back of who asked.
+	Flights int
+	// Broadcasts is the number of the last broadcast that was handled, and
+	// Watermark the position below which every commit's invalidations are, as
+	// this Client has heard. Both are zero before the first look at Redis.
+	Broadcasts uint64
+	Watermark  string
 	// L1Entries and L1Bytes are what L1 holds, about.
 	L1Entries int
 	L1Bytes   uint64
@@ -36,6 +44,7 @@ type ClassStats struct {
 
 type counts struct {
 	epochs, gaps, replays, redisErrors atomic.Uint64
+	flights                            atomic.Int64
 }
 
 type classCounts struct {
@@ -58,7 +67,10 @@ func (c *classCounts) refuse(reason string) {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		State: c.State(), Epochs: c.counts.epochs.Load(), Gaps: c.counts.gaps.Load(), Replays: c.counts.replays.Load(),
-		RedisErrors: c.counts.redisErrors.Load(), Classes: map[string]ClassStats{},
+		RedisErrors: c.counts.redisErrors.Load(), Flights: int(c.counts.flights.Load()), Classes: map[string]ClassStats{},
+	}
+	if v := c.view.Load(); v != nil {
+		s.Broadcasts, s.Watermark = v.control.Number, v.control.W.String()
 	}
 	if c.l1 != nil {
 		s.L1Entries, s.L1Bytes = c.l1.memory.size()
