@@ -45,6 +45,7 @@ type class struct {
 	staleFor time.Duration
 	failing  bool
 	maxLoads int
+	key      *keyTemplate // nil without KeyTemplate
 
 	generation atomic.Uint64 // as known; 0 if it is not
 	slots      chan struct{} // loads that run

@@ -306,7 +306,7 @@ func (e *Class[T]) Refresh(ctx context.Context, key string, load ...func(context
 	var zero T
 	err := e.err
 	if err == nil {
-		err = checkKey(key)
+		err = e.checkKey(key)
 	}
 	if err != nil {
 		return zero, fmt.Errorf("refresh %q: %w", key, err)

@@ -95,7 +95,7 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(con
 	if e.err != nil {
 		return v, m, e.err
 	}
-	if err := checkKey(key); err != nil {
+	if err := e.checkKey(key); err != nil {
 		return v, m, err
 	}
 	if e.cl.failing && !e.c.live() {
