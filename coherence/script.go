@@ -53,6 +53,7 @@ var (
 	scriptHeader    = loadScript("header")
 	scriptHeartbeat = loadScript("heartbeat")
 	scriptKeep      = loadScript("keep")
+	scriptLease     = loadScript("lease")
 	scriptPrune     = loadScript("prune")
 	scriptRegister  = loadScript("register")
 	scriptRestore   = loadScript("restore")
@@ -63,7 +64,7 @@ var (
 	scriptWatermark = loadScript("watermark")
 
 	allScripts = []*script{
-		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptKeep, scriptPrune,
+		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptKeep, scriptLease, scriptPrune,
 		scriptRegister, scriptRestore, scriptSeed, scriptSeedMark, scriptSource, scriptTable, scriptWatermark,
 	}
 )
