@@ -205,6 +205,7 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 		return &Class[T]{c: c, cl: cl, err: fmt.Errorf("entries %q: %w", name, err)}
 	}
 	cl.slots = make(chan struct{}, cl.maxLoads)
+	cl.counts.class, cl.counts.observer = name, c.opts.Observer
 	e := &Class[T]{c: c, cl: cl}
 	c.register(cl)
 	return e

@@ -47,6 +47,7 @@ func (s State) String() string {
 type Client struct {
 	opts   Options
 	logger *slog.Logger
+	log    *limited // the handler of logger
 	layout *coherence.Layout
 	prefix string // of full names
 
@@ -121,11 +122,13 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	}
 	o = o.withDefaults()
 	_, clustered := o.Redis.(*redis.ClusterClient)
+	log := newLimited(o.Logger.Handler().WithAttrs([]slog.Attr{slog.String("component", "client")}), logBurst, logInterval)
 	c := &Client{
-		opts: o, logger: o.Logger.With("component", "client"), layout: coherence.NewLayout(o.Namespace, clustered),
+		opts: o, logger: slog.New(log), log: log, layout: coherence.NewLayout(o.Namespace, clustered),
 		nodes: map[string]string{}, classes: map[string][]*class{}, versions: []uint32{0},
 		began: time.Now(), reload: make(chan struct{}, 1), news: make(chan struct{}), hooks: h,
 	}
+	c.counts.observer = o.Observer
 	c.prefix = c.layout.Name("")
 	c.suffixes.Store(new([]string))
 	c.epoch.Store(1)
@@ -168,6 +171,7 @@ func (c *Client) Close() error {
 	if c.l1 != nil {
 		c.l1.memory.close()
 	}
+	c.log.close(context.Background())
 	err := c.data.Close()
 	if err2 := c.subs.Close(); err == nil {
 		err = err2

@@ -131,11 +131,10 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 		}
 	}
 	cl.counts.misses.Add(1)
-	began := time.Now()
-	if err := e.call(ctx, f, load, l); err != nil {
+	cost, err := e.call(ctx, f, load, l)
+	if err != nil {
 		f.err = err
 	}
-	cost := time.Since(began)
 	negative := errors.Is(f.err, ErrNotFound)
 	l.finish()
 	f.meta = l.meta(negative)
@@ -145,7 +144,6 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 	}
 	close(f.done)
 	if failed {
-		cl.counts.loadErrors.Add(1)
 		return
 	}
 	if ticket == nil {
@@ -181,26 +179,29 @@ func (e *Class[T]) begin(ctx context.Context, name string) (b coherence.Begun, u
 }
 
 // call runs the loader, once there is room for it. Whatever the loader does,
-// readers get an answer.
-func (e *Class[T]) call(ctx context.Context, f *flight[T], load func(context.Context, *Load) (T, error), l *Load) (err error) {
+// readers get an answer. cost is the loader's own time.
+func (e *Class[T]) call(ctx context.Context, f *flight[T], load func(context.Context, *Load) (T, error), l *Load) (cost time.Duration, err error) {
 	if load == nil {
-		return ErrNoLoader
+		return 0, ErrNoLoader
 	}
 	if err := e.cl.acquire(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	defer e.cl.release()
-	e.cl.counts.loads.Add(1)
+	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("loader panicked: %v\n%s", p, debug.Stack())
 		}
+		cost = time.Since(began)
+		key, _ := e.c.short(l.name)
+		e.cl.counts.loaded(key, cost, err)
 	}()
 	v, err := load(context.WithValue(ctx, scopeKey{}, &scope{load: l, bound: l.bound}), l)
 	if err == nil {
 		f.value = v
 	}
-	return err
+	return 0, err
 }
 
 // fill is REGISTER, FILL and L1's store.
@@ -249,7 +250,7 @@ func (e *Class[T]) fill(at since, key, name string, value T, negative bool, tick
 	case reason != coherence.Stored:
 		cl.counts.refuse(reason.String())
 	default:
-		cl.counts.fills.Add(1)
+		cl.counts.stored()
 		if c.hooks.filled != nil {
 			c.hooks.filled(name)
 		}

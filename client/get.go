@@ -35,12 +35,14 @@ func scopeOf(ctx context.Context) *scope {
 func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Context, *Load) (T, error)) (T, error) {
 	s := scopeOf(ctx)
 	if s == nil && e.err == nil {
-		if ent, _ := e.local(key); ent != nil {
+		if ent, stale := e.local(key); ent != nil && !stale {
 			if ent.negative {
+				e.hitL1(key, ErrNotFound)
 				var zero T
 				return zero, ErrNotFound
 			}
 			if v, ok := ent.value.(T); ok {
+				e.hitL1(key, nil)
 				return v, nil
 			}
 		}
@@ -49,7 +51,9 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 	if len(load) > 0 {
 		own = load[0]
 	}
+	began := e.c.now()
 	v, m, err := e.read(ctx, key, s, own)
+	e.cl.counts.read(key, &m, err, e.c.now()-began)
 	if s != nil && s.load != nil {
 		if err == nil || errors.Is(err, ErrNotFound) {
 			s.load.part(e.cl, e.c.full(key), &m)
@@ -79,8 +83,30 @@ func (e *Class[T]) local(key string) (ent *l1Entry, stale bool) {
 	if ent == nil || ent.dead.Load() || ent.epoch != c.epoch.Load() || now >= ent.expires || ent.generation != cl.generation.Load() {
 		return nil, false
 	}
-	cl.counts.l1Hits.Add(1)
 	return ent, stale
+}
+
+// hitL1 counts a hit on the fast way. One in l1Sample is looked up once more,
+// for its time: the clock costs as much as the hit.
+func (e *Class[T]) hitL1(key string, err error) {
+	n := &e.cl.counts
+	sampled := n.l1Hits.Add(1)%l1Sample == 0
+	if sampled || n.observer != nil {
+		e.seeL1(key, err, sampled)
+	}
+}
+
+func (e *Class[T]) seeL1(key string, err error, sampled bool) {
+	n, took := &e.cl.counts, time.Duration(0)
+	if sampled {
+		began := time.Now()
+		_, _ = e.local(key)
+		took = time.Since(began)
+		n.readTime[LayerL1].add(boundsL1, took)
+	}
+	if n.observer != nil {
+		n.observer.ObserveRead(ReadEvent{Class: n.class, Key: key, Layer: LayerL1, Result: ResultHit, Duration: took, Err: err})
+	}
 }
 
 // l1Version is the version in keys of L1: 0 and 1 are the plain name.
@@ -153,7 +179,10 @@ func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position
 	enough := bound.IsZero() || e.c.reached(bound)
 	if ent, stale := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
 		m = ent.meta
-		m.cacheable = m.cacheable && !stale
+		m.cacheable, m.layer = m.cacheable && !stale, LayerL1
+		if stale {
+			m.layer, m.age = LayerStale, e.c.now()-time.Duration(e.c.lastLive.Load())
+		}
 		if m.negative {
 			return v, m, true
 		}
@@ -193,7 +222,7 @@ const readTries = 3
 func (e *Class[T]) take(key, name string, h *coherence.Header, payload []byte, at since) (v T, m meta, ok bool) {
 	m = meta{
 		stamp: h.Stamp, generation: h.Generation, names: h.Names, expiry: h.HardExpiry,
-		cacheable: true, negative: h.Flags&coherence.FlagNegative != 0,
+		cacheable: true, negative: h.Flags&coherence.FlagNegative != 0, layer: LayerL2,
 	}
 	if !m.negative {
 		if err := e.cl.decode(h, payload, &v); err != nil {
@@ -202,7 +231,6 @@ func (e *Class[T]) take(key, name string, h *coherence.Header, payload []byte, a
 			return zero, m, false
 		}
 	}
-	e.cl.counts.l2Hits.Add(1)
 	e.c.keep(e.cl, key, name, v, m, len(payload), at)
 	return v, m, true
 }

@@ -59,6 +59,10 @@ type meta struct {
 	// cacheable is false if somebody said that it must not become a part of
 	// what is cached.
 	cacheable bool
+	// layer and age are of one answer: where it came from, and how long it has
+	// been old if that is LayerStale.
+	layer Layer
+	age   time.Duration
 }
 
 // entryOverhead is about what an entry costs besides its payload and names.

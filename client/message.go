@@ -14,7 +14,7 @@ import (
 func (c *Client) message(ctx context.Context, r *received) (beat bool, err error) {
 	m, err := coherence.ParseMessage([]byte(r.body))
 	if err != nil {
-		c.counts.gaps.Add(1)
+		c.counts.gap()
 		c.logger.Warn("can not read a broadcast", "err", err)
 		return false, c.catchUp(ctx)
 	}
@@ -30,7 +30,7 @@ func (c *Client) message(ctx context.Context, r *received) (beat bool, err error
 	case m.Number <= last.Number && r.at <= caughtUpAt:
 		return false, nil // it was in what was caught up with
 	}
-	c.counts.gaps.Add(1)
+	c.counts.gap()
 	c.logger.Info("gap in the broadcast", "number", m.Number, "known", last.Number)
 	return false, c.catchUp(ctx)
 }
@@ -43,13 +43,14 @@ func (c *Client) heartbeat(ctx context.Context, m *coherence.Message, r *receive
 	lost := m.Number != last.Number || m.ID != last.ID
 	if lost || digest(m.Digest) != digest(last.Digest) {
 		if lost {
-			c.counts.gaps.Add(1)
+			c.counts.gap()
 		}
 		if !lost || m.Number < last.Number {
 			// A record changed without its message, or control begins anew.
 			c.mu.Lock()
 			c.bumpLocked()
 			c.mu.Unlock()
+			c.counts.epoch("the control data changed without a message")
 		}
 		if err := c.catchUp(ctx); err != nil {
 			return err
@@ -93,6 +94,7 @@ func (c *Client) apply(ctx context.Context, m *coherence.Message) error {
 		c.mu.Lock()
 		c.bumpLocked()
 		c.mu.Unlock()
+		c.counts.epoch("a broadcast says so")
 		return c.catchUp(ctx)
 	}
 	c.mu.Lock()

@@ -36,8 +36,13 @@ type Options struct {
 	// standby: which one is found out on each load. nil: loaders read the
 	// primary by themselves. The caller closes it, after the Client.
 	Database *pgxpool.Pool
-	// Logger receives what an operator should know; nil discards it.
+	// Logger receives what an operator should know, under component=client; nil
+	// discards it. A message that repeats itself is written five times in 10 s,
+	// then left out; the next one says how many were (left_out).
 	Logger *slog.Logger
+	// Observer is told what the Client does (nil: nobody); see Observer for what
+	// it may do itself. Client.Collector needs none.
+	Observer Observer
 	// L1Bytes bounds the values that are kept decoded in the process, by the
 	// length of their encoding (default 64 MB). Negative: there is no L1.
 	L1Bytes int64

@@ -43,6 +43,7 @@ func (c *Client) run(ctx context.Context) {
 		c.liveUntil.Store(0)
 		c.mu.Unlock()
 		c.changed()
+		c.counts.now(c.State())
 		if ctx.Err() != nil {
 			return
 		}
@@ -191,9 +192,11 @@ var (
 // handle catches up and then follows the broadcast.
 func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan received, overflow *atomic.Bool) error {
 	c.subscribed.Store(true)
+	c.counts.now(c.State())
 	if err := c.catchUp(ctx); err != nil {
 		return err
 	}
+	c.counts.now(c.State())
 	ticker := time.NewTicker(pingEvery)
 	defer ticker.Stop()
 	answered, beat := c.now(), c.now()
@@ -203,6 +206,7 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.reload:
+			c.counts.now(c.State())
 			err = c.catchUp(ctx)
 		case r := <-queue:
 			switch {
@@ -233,8 +237,9 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 				err = c.catchUp(ctx)
 			}
 		}
+		c.counts.now(c.State())
 		if err == nil && overflow.Swap(false) {
-			c.counts.gaps.Add(1)
+			c.counts.gap()
 			c.logger.Warn("the broadcast came faster than it was handled, replaying")
 			err = c.catchUp(ctx)
 		}
@@ -260,6 +265,7 @@ func (c *Client) bump(why string) {
 	c.mu.Lock()
 	c.bumpLocked()
 	c.mu.Unlock()
+	c.counts.epoch(why)
 	c.logger.Info("new L1 epoch", "why", why)
 	select {
 	case c.reload <- struct{}{}:
@@ -272,7 +278,7 @@ func (c *Client) bumpLocked() {
 	c.caughtUp = false
 	c.stale = true
 	c.liveUntil.Store(0)
-	c.counts.epochs.Add(1)
+	c.counts.epochLocked()
 }
 
 // catchUp makes the Client live: by replaying what it missed, or by an epoch.
@@ -294,7 +300,9 @@ func (c *Client) catchUp(ctx context.Context) error {
 			c.mu.Lock()
 			c.bumpLocked()
 			c.mu.Unlock()
-			c.logger.Info("new L1 epoch", "why", "the broadcast can not be replayed")
+			const why = "the broadcast can not be replayed"
+			c.counts.epoch(why)
+			c.logger.Info("new L1 epoch", "why", why)
 		}
 		ok, err := c.load(ctx)
 		if err != nil {

@@ -161,6 +161,7 @@ func redirected(err error) bool {
 // open. What fails is counted; the caller goes on without the cache.
 func (c *Client) ask(ctx context.Context, step func(context.Context) error) error {
 	if !c.breaker.allow(c.now()) {
+		c.counts.skipped.Add(1)
 		return errBreaker
 	}
 	stepCtx, cancel := context.WithTimeout(ctx, c.opts.RedisTimeout)
@@ -183,7 +184,7 @@ func (c *Client) ask(ctx context.Context, step func(context.Context) error) erro
 		c.logger.Warn("redis does not answer, reads go to the database", "err", err)
 	}
 	if err != nil {
-		c.counts.redisErrors.Add(1)
+		c.counts.redis(err)
 	}
 	return err
 }
@@ -198,6 +199,7 @@ func answered(err error) bool {
 func (c *Client) withStore(ctx context.Context, step func(context.Context, *coherence.Store) error) error {
 	store := c.store.Load()
 	if store == nil {
+		c.counts.skipped.Add(1)
 		return errNoRedis
 	}
 	return c.ask(ctx, func(ctx context.Context) error { return step(ctx, store) })

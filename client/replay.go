@@ -18,7 +18,7 @@ const (
 // replay reads what was missed from the stream. false if the stream does not
 // reach back to what is known, or is another one: only an epoch helps then.
 func (c *Client) replay(ctx context.Context) (bool, error) {
-	c.counts.replays.Add(1)
+	c.counts.replay()
 	c.mu.Lock()
 	epoch := c.epoch.Load()
 	c.mu.Unlock()
