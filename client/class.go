@@ -29,6 +29,9 @@ var (
 	ErrNotLive = errors.New("the client does not hear the broadcast")
 	// ErrNoLoader: neither the call nor the class has a loader.
 	ErrNoLoader = errors.New("no loader")
+	// ErrClosed is why a load's context ended: Close did not wait for it any
+	// longer.
+	ErrClosed = errors.New("the client was closed")
 )
 
 // class is what is common to the entries of one class.
@@ -48,11 +51,12 @@ type class struct {
 	key      *keyTemplate // nil without KeyTemplate
 
 	generation atomic.Uint64 // as known; 0 if it is not
-	slots      chan struct{} // loads that run
-	waiting    atomic.Int64
-	counts     classCounts
-	mu         sync.Mutex
-	flights    map[string]any // *flight[T] by key
+	serving
+	turns   *turns
+	took    loadTime
+	counts  classCounts
+	mu      sync.Mutex
+	flights map[string]any // *flight[T] by key
 }
 
 // Option is a setting of a class of entries.
@@ -138,7 +142,8 @@ func MaxValue(bytes int) Option {
 
 // MaxLoads bounds the loads of the class that run at one time in this process
 // (default 128), so that a cache that is down does not take the database with
-// it. Eight times as many may wait; more get ErrOverloaded at once.
+// it. Eight times as many may wait, in the order of Priority; more get
+// ErrOverloaded at once.
 func MaxLoads(n int) Option {
 	return func(c *class) error {
 		if n <= 0 {
@@ -184,6 +189,7 @@ type Class[T any] struct {
 func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 	cl := &class{
 		name: name, ttl: TTLDefault, maxValue: MaxValueDefault, maxLoads: MaxLoadsDefault, codec: JSON{},
+		serving: newServing(),
 		flights: map[string]any{},
 	}
 	var errs []error
@@ -201,10 +207,17 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 			errs = append(errs, fmt.Errorf("LoadWith returns something else than %T", zero))
 		}
 	}
+	if _, ok := cl.fallback.(T); !ok && cl.fallback != nil {
+		var zero T
+		errs = append(errs, fmt.Errorf("Default is a %T: want %T", cl.fallback, zero))
+	}
+	if err := cl.serving.check(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return &Class[T]{c: c, cl: cl, err: fmt.Errorf("entries %q: %w", name, err)}
 	}
-	cl.slots = make(chan struct{}, cl.maxLoads)
+	cl.turns = newTurns(cl.maxLoads)
 	cl.counts.class, cl.counts.observer = name, c.opts.Observer
 	e := &Class[T]{c: c, cl: cl}
 	c.register(cl)
@@ -234,26 +247,3 @@ func (cl *class) life(own time.Duration) time.Duration {
 	}
 	return own - time.Duration(float64(own)*cl.jitter*rand.Float64())
 }
-
-// acquire waits for permission to load.
-func (cl *class) acquire(ctx context.Context) error {
-	select {
-	case cl.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	if cl.waiting.Add(1) > int64(8*cl.maxLoads) {
-		cl.waiting.Add(-1)
-		cl.counts.overloaded.Add(1)
-		return ErrOverloaded
-	}
-	defer cl.waiting.Add(-1)
-	select {
-	case cl.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (cl *class) release() { <-cl.slots }

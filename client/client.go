@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -67,7 +68,8 @@ type Client struct {
 	lastLive   atomic.Int64         // the greatest that liveUntil was
 	subscribed atomic.Bool
 	marks      marks
-	l1         *l1 // nil without L1
+	spares     atomic.Bool // some class has StaleFor
+	l1         *l1         // nil without L1
 	reload     chan struct{}
 
 	// mu makes the handling of a message, and a look at what was handled
@@ -83,12 +85,14 @@ type Client struct {
 	news       chan struct{}
 	closed     bool
 
-	counts counts
-	hooks  hooks
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // the receiver
-	fills  sync.WaitGroup // flights
+	counts   counts
+	hooks    hooks
+	loads    context.Context // ends when Close waits no longer for loads
+	endLoads context.CancelFunc
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup // the receiver
+	fills    sync.WaitGroup // flights
 }
 
 // hooks are for tests of this package.
@@ -99,6 +103,8 @@ type hooks struct {
 	received func(*received) bool
 	// loaded runs between the load and the fill.
 	loaded func(name string)
+	// grace is that of Close, 0 for the usual one.
+	grace time.Duration
 	// filled runs between an accepted fill and the store into L1.
 	filled func(name string)
 }
@@ -137,6 +143,7 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	}
 	c.connect()
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	c.loads, c.endLoads = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(func() { c.run(c.ctx) })
 	waitCtx, cancel := context.WithTimeout(ctx, o.OpenTimeout)
 	defer cancel()
@@ -155,8 +162,10 @@ func joinClose(err error, c *Client) error {
 }
 
 // Close waits for the loads and fills that are under way, ends the subscription
-// and closes the connections that Open made. Reads after it go to the database.
-// It may be called twice.
+// and closes the connections that Open made. Loads that are not over after 5 s
+// have their context ended, with ErrClosed as its cause; those that are not over
+// another 5 s later are left alone, and Close returns an error that says how
+// many. Reads after Close go to the database. It may be called twice.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -165,7 +174,7 @@ func (c *Client) Close() error {
 	}
 	c.closed = true
 	c.mu.Unlock()
-	c.fills.Wait()
+	left := c.drain()
 	c.cancel()
 	c.wg.Wait()
 	if c.l1 != nil {
@@ -173,13 +182,45 @@ func (c *Client) Close() error {
 	}
 	c.log.close(context.Background())
 	err := c.data.Close()
-	if err2 := c.subs.Close(); err == nil {
-		err = err2
-	}
+	err = errors.Join(left, err, c.subs.Close())
 	if err != nil {
 		return fmt.Errorf("close client: %w", err)
 	}
 	return nil
+}
+
+// closeGrace is how long Close waits for loads, before and after it ends their
+// contexts.
+const closeGrace = 5 * time.Second
+
+// drain waits for loads and fills, and no longer than it promises.
+func (c *Client) drain() error {
+	defer c.endLoads()
+	grace := closeGrace
+	if c.hooks.grace > 0 {
+		grace = c.hooks.grace
+	}
+	done := make(chan struct{})
+	go func() {
+		c.fills.Wait()
+		close(done)
+	}()
+	for range 2 {
+		t := time.NewTimer(grace)
+		select {
+		case <-done:
+			t.Stop()
+			return nil
+		case <-t.C:
+			c.endLoads()
+		}
+	}
+	select {
+	case <-done:
+		return nil
+	default:
+		return fmt.Errorf("%d loads go on although their context has ended", c.counts.flights.Load())
+	}
 }
 
 // State says how far the Client hears the broadcast.
@@ -251,6 +292,9 @@ func (c *Client) classNames() []string {
 func (c *Client) register(cl *class) {
 	c.mu.Lock()
 	c.classes[cl.name] = append(c.classes[cl.name], cl)
+	if cl.staleCap > 0 {
+		c.spares.Store(true)
+	}
 	if cl.version > 1 && !slices.Contains(c.versions, cl.version) {
 		c.versions = append(c.versions, cl.version)
 		s := append(slices.Clone(*c.suffixes.Load()), "@"+strconv.FormatUint(uint64(cl.version), 10))

@@ -125,6 +125,7 @@ type classCounts struct {
 
 	l1Hits, misses, loads, loadErrors, coalesced, overloaded, undecodable, fills atomic.Uint64
 	leaseWaits, leaseTakeovers, evictions, unseenEvictions                       atomic.Uint64
+	softTimeouts, hardTimeouts, refreshes, earlyRefreshes, refreshesSkipped      atomic.Uint64
 
 	reads            [layerCount]atomic.Uint64 // but for LayerL1
 	readTime         [layerCount]histogram     // LayerL1: those that were timed

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -31,11 +30,16 @@ func scopeOf(ctx context.Context) *scope {
 //
 // Redis being slow or away is no error: the loader runs. The errors are the
 // loader's (wrapped), ErrNotFound, ErrOverloaded, ErrNotLive, ErrNoLoader, that
-// of ctx, and that of the class's options.
+// of ctx, one that matches context.DeadlineExceeded when the load exceeded
+// HardTimeout, and that of the class's options. See StaleFor and Default for
+// what is returned instead.
 func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Context, *Load) (T, error)) (T, error) {
 	s := scopeOf(ctx)
 	if s == nil && e.err == nil {
-		if ent, stale := e.local(key); ent != nil && !stale {
+		if ent, u := e.local(key); ent != nil && u != unheard {
+			if u == due {
+				e.again(ctx, key, ent, load)
+			}
 			if ent.negative {
 				e.hitL1(key, ErrNotFound)
 				var zero T
@@ -47,12 +51,8 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 			}
 		}
 	}
-	var own func(context.Context, *Load) (T, error)
-	if len(load) > 0 {
-		own = load[0]
-	}
 	began := e.c.now()
-	v, m, err := e.read(ctx, key, s, own)
+	v, m, err := e.read(ctx, key, s, e.loader(key, load))
 	e.cl.counts.read(key, &m, err, e.c.now()-began)
 	if s != nil && s.load != nil {
 		if err == nil || errors.Is(err, ErrNotFound) {
@@ -67,23 +67,40 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 	return v, nil
 }
 
-// local finds an entry of L1 that may be used. stale says that it may be used
-// only because the class prefers that to nothing.
-func (e *Class[T]) local(key string) (ent *l1Entry, stale bool) {
+// use says how an entry of L1 may be used.
+type use uint8
+
+const (
+	fresh   use = iota
+	due         // it may be time to load it again
+	unheard     // only because the class prefers that to nothing
+)
+
+// local finds an entry of L1 that may be used.
+func (e *Class[T]) local(key string) (ent *l1Entry, u use) {
 	c, cl := e.c, e.cl
 	if c.l1 == nil {
-		return nil, false
+		return nil, fresh
 	}
 	now := c.now()
-	stale = int64(now) >= c.liveUntil.Load()
+	stale := int64(now) >= c.liveUntil.Load()
 	if stale && (cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor)) {
-		return nil, false
+		return nil, fresh
 	}
 	ent = c.l1.memory.get(l1Key{key: key, version: cl.l1Version()})
-	if ent == nil || ent.dead.Load() || ent.epoch != c.epoch.Load() || now >= ent.expires || ent.generation != cl.generation.Load() {
-		return nil, false
+	if ent == nil || ent.dead.Load() || ent.epoch != c.epoch.Load() || ent.generation != cl.generation.Load() {
+		return nil, fresh
 	}
-	return ent, stale
+	if now >= ent.look {
+		if now >= ent.expires {
+			return nil, fresh
+		}
+		u = due
+	}
+	if stale {
+		u = unheard
+	}
+	return ent, u
 }
 
 // hitL1 counts a hit on the fast way. One in l1Sample is looked up once more,
@@ -127,20 +144,12 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(con
 	if e.cl.failing && !e.c.live() {
 		return v, m, ErrNotLive
 	}
-	if load == nil {
-		if own, ok := e.cl.load.(func(context.Context, string, *Load) (T, error)); ok {
-			load = func(ctx context.Context, l *Load) (T, error) { return own(ctx, key, l) }
-		}
-	}
 	var bound change.Position
 	if s != nil {
 		bound = s.bound
 	}
 	if bound.IsZero() {
-		if v, m, ok := e.cached(ctx, key, change.Position{}); ok {
-			return e.result(v, m)
-		}
-		return e.shared(ctx, key, load)
+		return e.serve(ctx, key, load)
 	}
 	// Read your writes: w is compared before anything is asked.
 	if v, m, ok := e.cached(ctx, key, bound); ok {
@@ -156,7 +165,8 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(con
 			}
 		}
 	}
-	return e.alone(ctx, key, load, s)
+	v, m, err = e.alone(ctx, key, load, s)
+	return e.rescue(ctx, nil, v, m, err)
 }
 
 // result turns the knowledge that there is nothing into its error.
@@ -176,18 +186,39 @@ func (c *Client) reached(bound change.Position) bool {
 // cached reads L1 and L2. With a bound it serves only what is sure to contain
 // it: because w had passed it before the question was sent, or by the stamp.
 func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position) (v T, m meta, ok bool) {
+	a := e.ask(ctx, key, bound)
+	return a.value, a.meta, a.ok
+}
+
+// answer is what L1 and L2 have of a key.
+type answer[T any] struct {
+	value T
+	meta  meta
+	ok    bool
+	// due: the value is to be loaded again behind the reader's back.
+	due bool
+	// spare is a stale value of Redis, which may be served at once.
+	spare *spare[T]
+	// leased: somebody loads it already.
+	leased bool
+}
+
+// ask is cached, with what else there is.
+func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position) (a answer[T]) {
 	enough := bound.IsZero() || e.c.reached(bound)
-	if ent, stale := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
-		m = ent.meta
-		m.cacheable, m.layer = m.cacheable && !stale, LayerL1
-		if stale {
-			m.layer, m.age = LayerStale, e.c.now()-time.Duration(e.c.lastLive.Load())
+	if ent, u := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
+		a.meta = ent.meta
+		a.meta.cacheable, a.meta.layer = ent.cacheable && u != unheard, LayerL1
+		switch u {
+		case unheard:
+			a.meta.layer, a.meta.age = LayerStale, e.c.now()-time.Duration(e.c.lastLive.Load())
+		case due:
+			a.due = e.dueL1(ent)
+		case fresh:
 		}
-		if m.negative {
-			return v, m, true
-		}
-		if v, ok := ent.value.(T); ok {
-			return v, m, true
+		if a.value, a.ok = ent.value.(T); a.ok || a.meta.negative {
+			a.ok = true
+			return a
 		}
 	}
 	name := e.c.name(e.cl, key)
@@ -195,23 +226,33 @@ func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position
 		at := e.c.sending()
 		raw, err := e.c.get(ctx, name)
 		if err != nil || raw == nil {
-			return v, m, false
+			return a
 		}
 		h, payload, err := coherence.Parse(raw)
-		if err != nil || h.State != coherence.StateValue {
-			return v, m, false
+		if err != nil || h.State == coherence.StateEmpty {
+			return a
 		}
-		switch e.c.judge(ctx, e.cl, name, &h, at) {
+		if h.State == coherence.StateStale && e.cl.staleCap == 0 {
+			return a
+		}
+		switch e.c.trust(ctx, e.cl, name, &h, at) {
 		case hit:
 			if !enough && !h.Stamp.Covers(bound) {
-				return v, m, false
+				return a
 			}
-			return e.take(key, name, &h, payload, at)
+			a.leased = left(h.Lease) > 0
+			if h.State == coherence.StateStale {
+				a.spare = e.staleEntry(&h, payload)
+				return a
+			}
+			a.value, a.meta, a.ok = e.take(key, name, &h, payload, at)
+			a.due = a.ok && !a.leased && e.dueL2(&h)
+			return a
 		case miss:
-			return v, m, false
+			return a
 		}
 	}
-	return v, m, false
+	return a
 }
 
 // readTries bounds how often an answer is asked for again because a message
@@ -220,10 +261,8 @@ const readTries = 3
 
 // take decodes a hit and keeps it in L1.
 func (e *Class[T]) take(key, name string, h *coherence.Header, payload []byte, at since) (v T, m meta, ok bool) {
-	m = meta{
-		stamp: h.Stamp, generation: h.Generation, names: h.Names, expiry: h.HardExpiry,
-		cacheable: true, negative: h.Flags&coherence.FlagNegative != 0, layer: LayerL2,
-	}
+	m = metaOf(h)
+	m.layer = LayerL2
 	if !m.negative {
 		if err := e.cl.decode(h, payload, &v); err != nil {
 			e.cl.counts.undecodable.Add(1)
@@ -233,6 +272,14 @@ func (e *Class[T]) take(key, name string, h *coherence.Header, payload []byte, a
 	}
 	e.c.keep(e.cl, key, name, v, m, len(payload), at)
 	return v, m, true
+}
+
+// metaOf is what a header says of its value.
+func metaOf(h *coherence.Header) meta {
+	return meta{
+		stamp: h.Stamp, generation: h.Generation, names: h.Names, expiry: h.HardExpiry, soft: h.SoftExpiry, filled: h.Filled,
+		cost: time.Duration(h.LoadCost) * time.Microsecond, negative: h.Flags&coherence.FlagNegative != 0, cacheable: true,
+	}
 }
 
 type verdict int
@@ -245,7 +292,16 @@ const (
 
 // judge says whether an answer of Redis may be served.
 func (c *Client) judge(ctx context.Context, cl *class, name string, h *coherence.Header, at since) verdict {
-	if h.State != coherence.StateValue || h.HardExpiry != 0 && time.Now().UnixMicro() >= h.HardExpiry {
+	if h.State != coherence.StateValue {
+		return miss
+	}
+	return c.trust(ctx, cl, name, h, at)
+}
+
+// trust is judge for stale values too, of which it says that nothing but their
+// own invalidation is against them.
+func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence.Header, at since) verdict {
+	if h.HardExpiry != 0 && time.Now().UnixMicro() >= h.HardExpiry {
 		return miss
 	}
 	if v := c.view.Load(); c.live() && v != nil && v.knowsAll(cl.name, h.Names) {
@@ -333,11 +389,9 @@ func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, 
 	now := c.now()
 	e := &l1Entry{
 		key: l1Key{key: key, version: cl.l1Version()}, value: value, meta: m,
-		weight: weigh(size+len(key), m.names), epoch: at.epoch, expires: math.MaxInt64,
+		weight: weigh(size+len(key), m.names), epoch: at.epoch, spare: cl.staleCap > 0,
 	}
-	if m.expiry != 0 {
-		e.expires = now + time.Duration(m.expiry-time.Now().UnixMicro())*time.Microsecond
-	}
+	e.schedule(cl, now, time.Now())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.view.Load()
@@ -348,5 +402,8 @@ func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, 
 	case c.markedLocked(at, name, m.names):
 	default:
 		c.l1.store(e)
+		if e.spare {
+			c.l1.memory.remove(e.key.burial())
+		}
 	}
 }

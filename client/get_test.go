@@ -222,7 +222,7 @@ func TestOverloaded(t *testing.T) {
 			}
 		})
 	}
-	harness.Eventually(t, 10*time.Second, harness.True("eight loads wait", func() bool { return e.cl.waiting.Load() == 8 }))
+	harness.Eventually(t, 10*time.Second, harness.True("eight loads wait", func() bool { return e.cl.turns.queued() == 8 }))
 	if _, err := e.Get(t.Context(), "item:x", func(context.Context, *Load) (int64, error) { return 1, nil }); !errors.Is(err, ErrOverloaded) {
 		t.Errorf("got %v, want ErrOverloaded", err)
 	}

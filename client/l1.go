@@ -22,6 +22,8 @@ type memory interface {
 	set(l1Key, *l1Entry)
 	remove(l1Key)
 	clear()
+	// each calls f for every entry, until it returns false.
+	each(f func(*l1Entry) bool)
 	// size is the number of entries and their weight in bytes.
 	size() (entries int, bytes uint64)
 	close()
@@ -42,8 +44,15 @@ type l1Entry struct {
 	meta
 	weight uint32
 	epoch  uint64
-	// expires is by Client.now.
-	expires time.Duration
+	// look is when a hit has to look closer: the least of expires, soft and the
+	// first moment at which an early refresh may be due. Times are those of
+	// Client.now.
+	look, expires, soft time.Duration
+	// pause is until when nobody refreshes it again.
+	pause atomic.Int64
+	// spare: it may be served stale after it was dropped, which was at buried.
+	spare  bool
+	buried time.Duration
 	// dead is set before the entry is removed: a reader that found it in the
 	// moment before does not use it.
 	dead atomic.Bool
@@ -55,7 +64,10 @@ type meta struct {
 	generation uint64
 	names      []coherence.Name
 	expiry     int64 // hard, Unix microseconds; 0 is never
-	negative   bool  // there is nothing
+	soft       int64 // as expiry: from then on it wants to be loaded again
+	filled     int64 // as expiry
+	cost       time.Duration
+	negative   bool // there is nothing
 	// cacheable is false if somebody said that it must not become a part of
 	// what is cached.
 	cacheable bool
@@ -197,6 +209,14 @@ func (o *otterMemory) set(k l1Key, e *l1Entry) { o.cache.Set(k, e) }
 func (o *otterMemory) remove(k l1Key)          { o.cache.Invalidate(k) }
 func (o *otterMemory) clear()                  { o.cache.InvalidateAll() }
 func (o *otterMemory) close()                  { o.cache.StopAllGoroutines() }
+
+func (o *otterMemory) each(f func(*l1Entry) bool) {
+	for e := range o.cache.Values() {
+		if !f(e) {
+			return
+		}
+	}
+}
 
 func (o *otterMemory) size() (int, uint64) {
 	return o.cache.EstimatedSize(), o.cache.WeightedSize()

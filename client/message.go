@@ -151,14 +151,14 @@ func (c *Client) dropKey(name string, x change.Position) {
 		for _, n := range [...]string{name, c.bare(name)} {
 			if key, ok := c.short(n); ok {
 				if e := c.l1.memory.peek(l1Key{key: key, version: v}); e != nil && !e.stamp.Covers(x) {
-					c.l1.drop(e)
+					c.dropEntry(e)
 				}
 			}
 		}
 	}
 	for _, e := range c.l1.dependents(name) {
 		if !e.stamp.Covers(x) {
-			c.l1.drop(e)
+			c.dropEntry(e)
 		}
 	}
 }
@@ -166,7 +166,7 @@ func (c *Client) dropKey(name string, x change.Position) {
 func (c *Client) dropPurged(p *coherence.Purge, tag string) {
 	for _, e := range c.l1.dependents(tag) {
 		if !e.stamp.Covers(p.X) && concerns(p, e.names, "") {
-			c.l1.drop(e)
+			c.dropEntry(e)
 		}
 	}
 }

@@ -327,7 +327,7 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if c.l1 != nil {
-		c.l1.clear()
+		c.clearL1()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

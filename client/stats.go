@@ -68,6 +68,13 @@ type ClassStats struct {
 	Loads, LoadErrors, Coalesced, Overloaded uint64
 	// LoadCost is how long loaders ran.
 	LoadCost Histogram
+	// SoftTimeouts counts the reads that returned something else after
+	// SoftTimeout, HardTimeouts the loads that exceeded HardTimeout.
+	SoftTimeouts, HardTimeouts uint64
+	// Refreshes are loads in the background for a value that was served,
+	// EarlyRefreshes those of them that EarlyRefresh asked for; RefreshesSkipped
+	// were due and found no room among MaxLoads.
+	Refreshes, EarlyRefreshes, RefreshesSkipped uint64
 	// LeaseWaits counts the reads that waited for the load of another process,
 	// LeaseTakeovers those that loaded in its place.
 	LeaseWaits, LeaseTakeovers uint64
@@ -140,6 +147,11 @@ func (n *classCounts) addTo(t *ClassStats) {
 	t.Coalesced += n.coalesced.Load()
 	t.Overloaded += n.overloaded.Load()
 	t.LoadCost = t.LoadCost.plus(n.cost.snapshot(boundsRead))
+	t.SoftTimeouts += n.softTimeouts.Load()
+	t.HardTimeouts += n.hardTimeouts.Load()
+	t.Refreshes += n.refreshes.Load()
+	t.EarlyRefreshes += n.earlyRefreshes.Load()
+	t.RefreshesSkipped += n.refreshesSkipped.Load()
 	t.LeaseWaits += n.leaseWaits.Load()
 	t.LeaseTakeovers += n.leaseTakeovers.Load()
 	t.Undecodable += n.undecodable.Load()

@@ -1,0 +1,170 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
+)
+
+// spare is a value that was invalidated and that the class allows to serve for
+// a while: better than nothing, and never more than that.
+type spare[T any] struct {
+	value T
+	meta  meta
+	since time.Duration // of its first invalidation, by Client.now
+}
+
+// serve is a read without a bound: the chain of the package's documentation.
+func (e *Class[T]) serve(ctx context.Context, key string, load func(context.Context, *Load) (T, error)) (v T, m meta, err error) {
+	a := e.ask(ctx, key, change.Position{})
+	if a.ok {
+		if a.due {
+			e.renew(ctx, key, load, a.meta.filled)
+		}
+		return e.result(a.value, a.meta)
+	}
+	atOnce := a.spare != nil || e.cl.soft == 0
+	if a.spare == nil {
+		a.spare = e.buried(key)
+	}
+	if atOnce && a.spare != nil && load != nil {
+		if v, m, ok := e.stale(a.spare); ok {
+			if !a.leased {
+				e.renew(ctx, key, load, -1)
+			}
+			return e.result(v, m)
+		}
+	}
+	v, m, err = e.shared(ctx, key, load, a.spare)
+	return e.rescue(ctx, a.spare, v, m, err)
+}
+
+// rescue is what is returned in place of an error, if there is anything.
+func (e *Class[T]) rescue(ctx context.Context, sp *spare[T], v T, m meta, err error) (T, meta, error) {
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoLoader) || ctx.Err() != nil {
+		return v, m, err
+	}
+	if v, m, ok := e.instead(sp); ok {
+		return e.result(v, m)
+	}
+	return v, m, err
+}
+
+// instead is a stale value within its cap, or else the class's default.
+func (e *Class[T]) instead(sp *spare[T]) (v T, m meta, ok bool) {
+	if sp != nil {
+		if v, m, ok = e.stale(sp); ok {
+			return v, m, true
+		}
+	}
+	if v, ok = e.cl.fallback.(T); ok {
+		return v, meta{layer: LayerDefault}, true
+	}
+	return v, meta{}, false
+}
+
+// stale returns a stale value, unless it is too old by now. What is made of it
+// must not be cached: nothing would invalidate that.
+func (e *Class[T]) stale(sp *spare[T]) (v T, m meta, ok bool) {
+	age := e.c.now() - sp.since
+	if age >= e.cl.staleCap || sp.meta.expiry != 0 && time.Now().UnixMicro() >= sp.meta.expiry {
+		return v, m, false
+	}
+	m = sp.meta
+	m.cacheable, m.layer, m.age = false, LayerStale, max(age, 0)
+	return sp.value, m, true
+}
+
+// staleEntry is what an invalidation with action stale left in Redis; nil if
+// that can not be read or is too old. A staleSince that lies ahead is taken for
+// now: the two clocks differ.
+func (e *Class[T]) staleEntry(h *coherence.Header, payload []byte) *spare[T] {
+	sp := &spare[T]{meta: metaOf(h), since: e.c.now() - max(0, time.Since(time.UnixMicro(h.StaleSince)))}
+	if h.StaleSince == 0 || e.c.now()-sp.since >= e.cl.staleCap {
+		return nil
+	}
+	if !sp.meta.negative {
+		if err := e.cl.decode(h, payload, &sp.value); err != nil {
+			e.cl.counts.undecodable.Add(1)
+			return nil
+		}
+	}
+	return sp
+}
+
+// buried is what L1 has of a value that it must not serve as such any more.
+func (e *Class[T]) buried(key string) *spare[T] {
+	c, cl := e.c, e.cl
+	if cl.staleCap == 0 || c.l1 == nil {
+		return nil
+	}
+	k := l1Key{key: key, version: cl.l1Version()}
+	ent := c.l1.memory.peek(k)
+	if ent == nil || ent.dead.Load() || !ent.spare {
+		if ent = c.l1.memory.peek(k.burial()); ent == nil {
+			return nil
+		}
+	} else {
+		// Nobody knows of an invalidation, but it might have been missed. One
+		// that can still be used is not here, but for one that came just now.
+		ent = c.interred(ent, c.lastHeard())
+	}
+	v, ok := ent.value.(T)
+	if !ok && !ent.negative || ent.generation != cl.generation.Load() || c.now()-ent.buried >= cl.staleCap {
+		return nil
+	}
+	return &spare[T]{value: v, meta: ent.meta, since: ent.buried}
+}
+
+// lastHeard is the moment up to which everything that was broadcast was heard.
+func (c *Client) lastHeard() time.Duration {
+	return time.Duration(c.lastLive.Load()) - l1Life
+}
+
+// burial is the key under which L1 keeps what it must not serve any more.
+func (k l1Key) burial() l1Key { return l1Key{key: k.key, version: k.version | 1<<31} }
+
+// interred is an entry as it is kept after it was dropped.
+func (c *Client) interred(e *l1Entry, since time.Duration) *l1Entry {
+	dead := &l1Entry{
+		key: e.key.burial(), value: e.value, meta: e.meta, weight: e.weight, epoch: e.epoch,
+		expires: e.expires, spare: true, buried: min(since, c.now()),
+	}
+	dead.names = nil // it is found by its key only
+	return dead
+}
+
+// dropEntry forgets an entry that was invalidated; called under Client.mu.
+func (c *Client) dropEntry(e *l1Entry) {
+	c.l1.drop(e)
+	if e.spare {
+		c.l1.memory.set(e.key.burial(), c.interred(e, c.now()))
+	}
+}
+
+// clearL1 gives back the memory of entries that are void by their epoch. Those
+// that may be served stale count from the last moment at which they were known
+// to be valid.
+func (c *Client) clearL1() {
+	var keep []*l1Entry
+	if c.spares.Load() {
+		heard := c.lastHeard()
+		c.l1.memory.each(func(e *l1Entry) bool {
+			switch {
+			case !e.spare || e.dead.Load():
+			case e.key.version>>31 != 0:
+				keep = append(keep, e)
+			default:
+				keep = append(keep, c.interred(e, heard))
+			}
+			return true
+		})
+	}
+	c.l1.clear()
+	for _, e := range keep {
+		c.l1.memory.set(e.key, e)
+	}
+}
