@@ -27,19 +27,15 @@ type Histogram struct {
 	Count uint64
 	Sum   time.Duration
 	// Bounds are the upper ends of the buckets, ascending; Counts[i] is how many
-	// durations were not longer than Bounds[i]. Both are empty without a
-	// duration.
+	// durations were not longer than Bounds[i].
 	Bounds []time.Duration
 	Counts []uint64
 }
 
-// plus is the two together; their bounds are the same, if they have some.
+// plus is the two together; their bounds are the same, if h has some.
 func (h Histogram) plus(o Histogram) Histogram {
-	if h.Count == 0 {
+	if len(h.Counts) == 0 {
 		return o
-	}
-	if o.Count == 0 {
-		return h
 	}
 	h.Count += o.Count
 	h.Sum += o.Sum
@@ -69,15 +65,11 @@ func (h *histogram) add(bounds []time.Duration, d time.Duration) {
 // snapshot counts from the buckets, so that what it says agrees with itself
 // while others add.
 func (h *histogram) snapshot(bounds []time.Duration) Histogram {
-	s := Histogram{Sum: time.Duration(h.sum.Load()), Counts: make([]uint64, len(bounds))}
+	s := Histogram{Sum: time.Duration(h.sum.Load()), Bounds: slices.Clone(bounds), Counts: make([]uint64, len(bounds))}
 	for i := range bounds {
 		s.Count += h.buckets[i].Load()
 		s.Counts[i] = s.Count
 	}
 	s.Count += h.buckets[len(h.buckets)-1].Load()
-	if s.Count == 0 {
-		return Histogram{}
-	}
-	s.Bounds = slices.Clone(bounds)
 	return s
 }
