@@ -24,7 +24,7 @@ import (
 func (s *Store) Broadcast(ctx context.Context, m Message) (number uint64, id string, err error) {
 	switch m.Kind {
 	case KindHeartbeat:
-		return s.heartbeat(ctx, &m)
+		return s.heartbeat(ctx, &m, Pulse{})
 	case KindRaise, KindPurge, KindSwept, KindSource:
 		return 0, "", fmt.Errorf("broadcast: kind %q goes with its record", byte(m.Kind))
 	}
@@ -122,12 +122,17 @@ func (s *Store) publishCommand() string {
 	return "publish"
 }
 
-func (s *Store) heartbeat(ctx context.Context, m *Message) (number uint64, id string, err error) {
+func (s *Store) heartbeat(ctx context.Context, m *Message, p Pulse) (number uint64, id string, err error) {
 	l := s.layout
 	keys := []string{
 		l.Control("stream"), l.Control("last"), l.Control("v"), l.Control("purges"), l.Control("source"), l.Control("named"),
 	}
 	args := []any{s.publishCommand(), m.V.Append(nil), m.W.Append(nil), []byte{wireVersion, m.kindByte()}, m.X.Append(nil)}
+	run, err := s.controlRun(ctx, keys[1])
+	if err != nil {
+		return 0, "", fmt.Errorf("heartbeat: %w", err)
+	}
+	args = append(args, p.Token, run, p.answer(), p.Of)
 	c := redis.NewSliceCmd(ctx, s.evalArgs(scriptHeartbeat, l.Control("spare"), keys, args...)...)
 	if err := s.do(ctx, []unit{{key: keys[0], cmds: []redis.Cmder{c}}}); err != nil {
 		return 0, "", fmt.Errorf("heartbeat: %w", err)

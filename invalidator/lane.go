@@ -79,13 +79,9 @@ type batch struct {
 	dead    []stream.DeadLetter
 }
 
-// watermarkField numbers a partition of a map of that size. The size is part
-// of it because the watermark of "partition 0" promises something else when
-// there is one partition than when there are twelve: a switch between the
-// transports must not take one for the other.
-func watermarkField(id, count int) int { return count*watermarkFieldStep + id }
-
-const watermarkFieldStep = 100_000
+// watermarkField numbers a partition of a map of that size: a switch between
+// the transports must not take the watermark of one for the other's.
+func watermarkField(id, count int) int { return count*coherence.PartitionStep + id }
 
 func newLane(w *Worker, p stream.Partition) *lane {
 	return &lane{

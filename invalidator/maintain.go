@@ -18,7 +18,8 @@ func (w *Worker) maintain(ctx context.Context) {
 	defer beat.Stop()
 	check := time.NewTicker(w.cfg.CheckEvery)
 	defer check.Stop()
-	m := maintainer{w: w}
+	m := maintainer{w: w, pulses: newPulses(w.insertPosition)}
+	defer m.pulses.wait.Wait()
 	for {
 		var err error
 		var what string
@@ -57,6 +58,8 @@ type maintainer struct {
 	failing map[string]bool
 	// seen are visibility positions and when they were seen first, for the lag.
 	seen []seenV
+	// pulses date what the heartbeat says.
+	pulses *pulses
 }
 
 type seenV struct {
@@ -146,16 +149,26 @@ func (m *maintainer) heartbeat(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	least, err := w.leastWatermark(ctx, p.Count())
-	if err != nil {
-		return err
-	}
+	// A master that does not answer keeps w where it is, and nothing else:
+	// clients that read others must go on to hear how far those are.
+	askCtx, cancel := context.WithTimeout(ctx, markPatience)
+	least, err := w.leastWatermark(askCtx, p.Count())
+	cancel()
 	// The script echoes the named classes, and strikes off open purges below w:
 	// a worker that died before the end of a sweep left them, and whoever
 	// applied them again has swept them (H14).
-	_, _, err = w.store.Broadcast(ctx, coherence.Message{Kind: coherence.KindHeartbeat, V: v, W: least})
+	pulse := m.pulses.next(time.Now(), v)
+	if beatErr := w.store.Heartbeat(ctx, coherence.Message{V: v, W: least}, pulse); beatErr != nil {
+		return errors.Join(err, beatErr)
+	}
+	if pulse.Token != "" {
+		m.pulses.sent(ctx, w, pulse.Token)
+	}
 	return err
 }
+
+// markPatience bounds how long a heartbeat waits for watermarks.
+const markPatience = time.Second
 
 // leastWatermark is w: zero if a partition has none on some master, or one
 // that was written under another run_id.
