@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -98,6 +99,18 @@ func (o *witness) wantAll(t *testing.T, what string, want ...string) {
 	}
 }
 
+// settled waits until the receiver has told that the Client is live: readers
+// may know before.
+func (o *witness) settled(t *testing.T) {
+	t.Helper()
+	harness.Eventually(t, 10*time.Second, harness.True("told that it is live", func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		states := slices.DeleteFunc(slices.Clone(o.events), func(e string) bool { return !strings.HasPrefix(e, "state ") })
+		return len(states) > 0 && states[len(states)-1] == "state catching up -> live"
+	}))
+}
+
 // TestObserver: each event is told once.
 func TestObserver(t *testing.T) {
 	t.Parallel()
@@ -105,6 +118,7 @@ func TestObserver(t *testing.T) {
 	o := &witness{}
 	c := w.open(Options{Observer: o}, hooks{})
 	e := w.items(c)
+	o.settled(t)
 	got := o.take()
 	if n := len(got); n < 2 || got[0] != "state blind -> catching up" || !slices.Contains(got, "state catching up -> live") {
 		t.Errorf("at the start: got %q", got)
@@ -159,6 +173,7 @@ func TestObserverOfGaps(t *testing.T) {
 		return !was
 	}})
 	w.items(c)
+	o.settled(t)
 	o.take()
 	lose.Lock()
 	losing = true
