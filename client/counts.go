@@ -127,6 +127,8 @@ type classCounts struct {
 	leaseWaits, leaseTakeovers, evictions, unseenEvictions                       atomic.Uint64
 	softTimeouts, hardTimeouts, refreshes, earlyRefreshes, refreshesSkipped      atomic.Uint64
 
+	leaseWaiting atomic.Int64
+
 	reads            [layerCount]atomic.Uint64 // but for LayerL1
 	readTime         [layerCount]histogram     // LayerL1: those that were timed
 	cost, stale      histogram

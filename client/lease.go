@@ -77,6 +77,7 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 	w := waiting{cl: cl, began: c.now()}
 	defer func() {
 		if w.waited {
+			cl.counts.leaseWaiting.Add(-1)
 			cl.counts.leaseWaited(key, c.now()-w.began)
 		}
 	}()
@@ -108,7 +109,10 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 			if f.background && e.abandon(key, f) {
 				return p, v, m, givenUp
 			}
-			w.waited = true
+			if !w.waited {
+				w.waited = true
+				cl.counts.leaseWaiting.Add(1)
+			}
 			if !w.sleep(ctx) {
 				return p, v, m, leads // the end of its context is what it comes to
 			}

@@ -76,8 +76,9 @@ type ClassStats struct {
 	// were due and found no room among MaxLoads.
 	Refreshes, EarlyRefreshes, RefreshesSkipped uint64
 	// LeaseWaits counts the reads that waited for the load of another process,
-	// LeaseTakeovers those that loaded in its place.
+	// LeaseTakeovers those that loaded in its place; LeaseWaiting wait now.
 	LeaseWaits, LeaseTakeovers uint64
+	LeaseWaiting               int
 
 	// Undecodable entries were taken for misses.
 	Undecodable uint64
@@ -153,6 +154,7 @@ func (n *classCounts) addTo(t *ClassStats) {
 	t.EarlyRefreshes += n.earlyRefreshes.Load()
 	t.RefreshesSkipped += n.refreshesSkipped.Load()
 	t.LeaseWaits += n.leaseWaits.Load()
+	t.LeaseWaiting += int(n.leaseWaiting.Load())
 	t.LeaseTakeovers += n.leaseTakeovers.Load()
 	t.Undecodable += n.undecodable.Load()
 	t.Fills += n.fills.Load()
