@@ -141,6 +141,7 @@ var classMetrics = []metric[ClassStats]{
 	counter("cache_misses_total", "Keys for which a load was due, whoever waited for it.", func(s *ClassStats) uint64 { return s.Misses }),
 	counter("cache_coalesced_total", "Reads that shared the load of another in the process.", func(s *ClassStats) uint64 { return s.Coalesced }),
 	counter("cache_lease_waits_total", "Reads that waited for the load of another process.", func(s *ClassStats) uint64 { return s.LeaseWaits }),
+	gauge("cache_lease_waiting", "Loads that wait for the load of another process.", func(s *ClassStats) float64 { return float64(s.LeaseWaiting) }),
 	counter("cache_lease_takeovers_total", "Reads that loaded in the place of another process.", func(s *ClassStats) uint64 { return s.LeaseTakeovers }),
 	counter("cache_overloaded_total", "Loads that were turned away.", func(s *ClassStats) uint64 { return s.Overloaded }),
 	counter("cache_soft_timeouts_total", "Reads that returned something else, because the load took longer than SoftTimeout.", func(s *ClassStats) uint64 { return s.SoftTimeouts }),
