@@ -36,6 +36,15 @@ var (
 
 // class is what is common to the entries of one class.
 type class struct {
+	// What a hit in L1 reads stands together, away from what changes with each
+	// load.
+	//
+	// valid is the number that entries of L1 have if they are of this epoch and
+	// generation. No two classes have the same number, nor one at two times.
+	valid     atomic.Uint32
+	l1        *l1    // nil if the class is not kept in L1
+	l1Version uint32 // the version in keys of L1: 0 and 1 are the plain name
+
 	name     string
 	err      error // of the options
 	ttl      time.Duration
@@ -52,6 +61,9 @@ type class struct {
 
 	generation atomic.Uint64 // as known; 0 if it is not
 	serving
+	share   float64 // of L1, 0 for none
+	room    *room   // guarded by Client.mu
+	_       [64]byte
 	turns   *turns
 	took    loadTime
 	counts  classCounts
@@ -217,10 +229,15 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 	if err := errors.Join(errs...); err != nil {
 		return &Class[T]{c: c, cl: cl, err: fmt.Errorf("entries %q: %w", name, err)}
 	}
+	if cl.version > 1 {
+		cl.l1Version = cl.version
+	}
 	cl.turns = newTurns(cl.maxLoads)
 	cl.counts.class, cl.counts.observer = name, c.opts.Observer
 	e := &Class[T]{c: c, cl: cl}
-	c.register(cl)
+	if err := c.register(cl); err != nil {
+		e.err = fmt.Errorf("entries %q: %w", name, err)
+	}
 	return e
 }
 

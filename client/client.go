@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -60,12 +61,15 @@ type Client struct {
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address
 
-	began time.Time
-	// epoch, view and liveUntil are read without mu and written under it.
+	// What each hit in L1 reads stands together, away from what is written
+	// often. epoch, view and liveUntil are read without mu and written under it.
+	_          [64]byte
+	began      time.Time
+	liveUntil  atomic.Int64 // by now, nanoseconds
+	lastLive   atomic.Int64 // the greatest that liveUntil was
 	epoch      atomic.Uint64
+	_          [64]byte
 	view       atomic.Pointer[view] // nil until the control data was read
-	liveUntil  atomic.Int64         // by now, nanoseconds
-	lastLive   atomic.Int64         // the greatest that liveUntil was
 	subscribed atomic.Bool
 	marks      marks
 	spares     atomic.Bool // some class has StaleFor
@@ -77,6 +81,7 @@ type Client struct {
 	// code of the application runs under it.
 	mu         sync.Mutex
 	classes    map[string][]*class
+	valid      uint32 // the last class.valid
 	versions   []uint32
 	suffixes   atomic.Pointer[[]string]
 	caughtUp   bool
@@ -139,7 +144,7 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c.suffixes.Store(new([]string))
 	c.epoch.Store(1)
 	if o.L1Bytes > 0 {
-		c.l1 = newL1(o.L1Bytes)
+		c.l1 = newL1(o.L1Bytes, newTable(maphash.MakeSeed()))
 	}
 	c.connect()
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -177,9 +182,6 @@ func (c *Client) Close() error {
 	left := c.drain()
 	c.cancel()
 	c.wg.Wait()
-	if c.l1 != nil {
-		c.l1.memory.close()
-	}
 	c.log.close(context.Background())
 	err := c.data.Close()
 	err = errors.Join(left, err, c.subs.Close())
@@ -289,9 +291,21 @@ func (c *Client) classNames() []string {
 
 // register makes a class known. Its record is read with the next epoch, which
 // begins now unless the record is there.
-func (c *Client) register(cl *class) {
+func (c *Client) register(cl *class) error {
 	c.mu.Lock()
+	if c.l1 != nil {
+		room, err := c.l1.rooms.of(cl.name, cl.share)
+		if err != nil {
+			c.mu.Unlock()
+			return err
+		}
+		cl.l1, cl.room = c.l1, room
+		for _, same := range c.classes[cl.name] {
+			same.room = room
+		}
+	}
 	c.classes[cl.name] = append(c.classes[cl.name], cl)
+	c.voidLocked(cl.name) // 0 is for what was dropped
 	if cl.staleCap > 0 {
 		c.spares.Store(true)
 	}
@@ -305,10 +319,11 @@ func (c *Client) register(cl *class) {
 		g, _ := v.generation(cl.name)
 		cl.generation.Store(g)
 		c.mu.Unlock()
-		return
+		return nil
 	}
 	c.mu.Unlock()
 	if v != nil {
 		c.bump("class " + cl.name + " is new")
 	}
+	return nil
 }

@@ -40,14 +40,14 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 			if u == due {
 				e.again(ctx, key, ent, load)
 			}
+			if v, ok := ent.value.(T); ok {
+				e.hitL1(key, nil)
+				return v, nil
+			}
 			if ent.negative {
 				e.hitL1(key, ErrNotFound)
 				var zero T
 				return zero, ErrNotFound
-			}
-			if v, ok := ent.value.(T); ok {
-				e.hitL1(key, nil)
-				return v, nil
 			}
 		}
 	}
@@ -77,30 +77,36 @@ const (
 )
 
 // local finds an entry of L1 that may be used.
-func (e *Class[T]) local(key string) (ent *l1Entry, u use) {
-	c, cl := e.c, e.cl
-	if c.l1 == nil {
+func (e *Class[T]) local(key string) (*l1Entry, use) { return e.c.local(e.cl, key) }
+
+func (c *Client) local(cl *class, key string) (e *l1Entry, u use) {
+	l := cl.l1
+	if l == nil {
 		return nil, fresh
 	}
+	if e = l.find(l1Key{key: key, version: cl.l1Version}); e == nil {
+		return nil, fresh
+	}
+	// After the look at the table: if this process was stopped in between, the
+	// clock tells. It is the dearest part of a hit, and no hit goes without.
 	now := c.now()
-	stale := int64(now) >= c.liveUntil.Load()
-	if stale && (cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor)) {
+	if e.valid.Load() != cl.valid.Load() {
 		return nil, fresh
 	}
-	ent = c.l1.memory.get(l1Key{key: key, version: cl.l1Version()})
-	if ent == nil || ent.dead.Load() || ent.epoch != c.epoch.Load() || ent.generation != cl.generation.Load() {
-		return nil, fresh
-	}
-	if now >= ent.look {
-		if now >= ent.expires {
+	if now >= e.look {
+		if now >= e.expires {
 			return nil, fresh
 		}
 		u = due
 	}
-	if stale {
+	if int64(now) >= c.liveUntil.Load() {
+		if cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor) {
+			return nil, fresh
+		}
 		u = unheard
 	}
-	return ent, u
+	e.note(now)
+	return e, u
 }
 
 // hitL1 counts a hit on the fast way. One in l1Sample is looked up once more,
@@ -124,14 +130,6 @@ func (e *Class[T]) seeL1(key string, err error, sampled bool) {
 	if n.observer != nil {
 		n.observer.ObserveRead(ReadEvent{Class: n.class, Key: key, Layer: LayerL1, Result: ResultHit, Duration: took, Err: err})
 	}
-}
-
-// l1Version is the version in keys of L1: 0 and 1 are the plain name.
-func (cl *class) l1Version() uint32 {
-	if cl.version <= 1 {
-		return 0
-	}
-	return cl.version
 }
 
 func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(context.Context, *Load) (T, error)) (v T, m meta, err error) {
@@ -383,27 +381,32 @@ func (v *view) current(class string, generation uint64, names []coherence.Name) 
 // keep stores into L1 what was asked for at a moment, unless anything that
 // concerns it was handled since: the look and the store are one step.
 func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, at since) {
-	if c.l1 == nil {
+	if cl.l1 == nil {
 		return
 	}
 	now := c.now()
 	e := &l1Entry{
-		key: l1Key{key: key, version: cl.l1Version()}, value: value, meta: m,
-		weight: weigh(size+len(key), m.names), epoch: at.epoch, spare: cl.staleCap > 0,
+		key: key, version: cl.l1Version, value: value, meta: m, cl: cl,
+		weight: weigh(size+len(key), m.names), spare: cl.staleCap > 0,
+	}
+	if m.negative {
+		e.value = nil
 	}
 	e.schedule(cl, now, time.Now())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.view.Load()
-	switch {
+	switch e.room = cl.room; {
 	case c.closed || !c.caughtUp || int64(now) >= c.liveUntil.Load():
+	case !e.room.fits(e):
 	case !v.knowsAll(cl.name, m.names) || !v.current(cl.name, m.generation, m.names):
 	case v.purged(m.stamp, m.names, name):
 	case c.markedLocked(at, name, m.names):
 	default:
+		e.valid.Store(cl.valid.Load())
 		c.l1.store(e)
 		if e.spare {
-			c.l1.memory.remove(e.key.burial())
+			c.l1.forget(e.l1Key().burial())
 		}
 	}
 }

@@ -210,7 +210,7 @@ func TestEpochVoidsFills(t *testing.T) {
 		}})
 		e := w.items(c)
 		w.get(t.Context(), e, "item:1")
-		if c.l1.memory.peek(l1Key{key: "item:1"}) != nil {
+		if c.l1.find(l1Key{key: "item:1"}) != nil {
 			t.Error("a fill of the epoch before is in L1")
 		}
 	})

@@ -6,57 +6,52 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 )
 
-// memory is what L1 asks of a cache in the process: bounded by weight, and
-// nothing else. When an entry may be used is decided by l1, not by it.
-type memory interface {
-	// get returns an entry, or nil. It does not allocate.
-	get(l1Key) *l1Entry
-	// peek is get without a trace in the order of eviction.
-	peek(l1Key) *l1Entry
-	set(l1Key, *l1Entry)
-	remove(l1Key)
-	clear()
-	// each calls f for every entry, until it returns false.
-	each(f func(*l1Entry) bool)
-	// size is the number of entries and their weight in bytes.
-	size() (entries int, bytes uint64)
-	close()
-}
-
 // l1Key is an entry's key as the application writes it, and its class's
-// version: the two together need not be joined, so that a hit allocates nothing.
+// version.
 type l1Key struct {
 	key     string
 	version uint32
 }
 
-// l1Entry is a decoded value and what decides whether it may be used.
+// l1Entry is a decoded value and what decides whether it may be used. A hit
+// reads the first 64 bytes and nothing else.
 type l1Entry struct {
-	key l1Key
-	// value is a T, shared by everybody who reads it.
+	// next is the next entry of the same bucket of the table.
+	next atomic.Pointer[l1Entry]
+	hash uint64 // of the key and the version
+	key  string
+	// value is a T, shared by everybody who reads it; nil if there is nothing.
 	value any
+	// look is the time, by Client.now, from which on the entry must not be
+	// served without a closer look: the least of expires, soft and the first
+	// moment at which an early refresh may be due.
+	look time.Duration
+	// valid is class.valid as it was, and 0 from before the entry is removed: a
+	// reader that found it in the moment before does not use it.
+	valid atomic.Uint32
+	// told is the last of noteEvery in which the room was told of a read.
+	told atomic.Uint32
+
 	meta
-	weight uint32
-	epoch  uint64
-	// look is when a hit has to look closer: the least of expires, soft and the
-	// first moment at which an early refresh may be due. Times are those of
+	cl              *class // nil in tests
+	room            *room
+	weight, version uint32
+	// expires ends its use, soft its use without a load behind it; by
 	// Client.now.
-	look, expires, soft time.Duration
+	expires, soft time.Duration
 	// pause is until when nobody refreshes it again.
 	pause atomic.Int64
 	// spare: it may be served stale after it was dropped, which was at buried.
 	spare  bool
 	buried time.Duration
-	// dead is set before the entry is removed: a reader that found it in the
-	// moment before does not use it.
-	dead atomic.Bool
 }
+
+// dropped reports whether an entry was told to be old.
+func (e *l1Entry) dropped() bool { return e.valid.Load() == 0 }
 
 // meta is what is known of a value besides the value.
 type meta struct {
@@ -77,20 +72,39 @@ type meta struct {
 	age   time.Duration
 }
 
-// entryOverhead is about what an entry costs besides its payload and names.
-const entryOverhead = 256
-
-// l1 finds entries by key and by the names they depend on.
+// l1 is the cache in the process. The table finds entries, index finds those
+// that have a name, and rooms decide which of them have to go. What is in the
+// table is in its room as well, or is just on its way in or out; a room tells
+// of each entry that leaves it.
 type l1 struct {
-	memory memory
-	mu     sync.Mutex // leaf: nothing is called under it
-	index  map[string]map[*l1Entry]struct{}
+	table *table
+	rooms rooms
+	mu    sync.Mutex // leaf: nothing is called under it
+	index map[string]map[*l1Entry]struct{}
 }
 
-func newL1(bytes int64) *l1 {
-	l := &l1{index: map[string]map[*l1Entry]struct{}{}}
-	l.memory = newOtter(bytes, l.unlink)
+func newL1(bytes int64, table *table) *l1 {
+	l := &l1{table: table, index: map[string]map[*l1Entry]struct{}{}}
+	l.rooms.init(bytes, l.unlink)
 	return l
+}
+
+// find returns the entry of a key, which may be void, or nil.
+func (l *l1) find(k l1Key) *l1Entry { return l.table.find(k.key, l.table.hash(k)) }
+
+func (e *l1Entry) l1Key() l1Key { return l1Key{key: e.key, version: e.version} }
+
+// noteEvery is how often a room is told that an entry is read. It keeps what is
+// read often by a measure that knows 15 degrees, so more would be of no use,
+// and a reader of something hot need not write to what other readers read.
+const noteEvery = 1 << 26 * time.Nanosecond // about 67 ms
+
+// note tells a room that an entry is read.
+func (e *l1Entry) note(now time.Duration) {
+	if tick := uint32(now / noteEvery); e.told.Load() != tick {
+		e.told.Store(tick)
+		e.room.touch(e)
+	}
 }
 
 // indexNames calls f for each name under which an entry is to be found.
@@ -107,30 +121,40 @@ func (e *l1Entry) indexNames(f func(string)) {
 // classIndex can not be the name of an entry or a tag: those have no NUL.
 func classIndex(class string) string { return "\x00" + class }
 
-// store puts an entry in; called under Client.mu.
+// store puts an entry in; called under Client.mu. It is in the table before it
+// is in its room, so that a room which at once decides against it finds it.
 func (l *l1) store(e *l1Entry) {
-	if len(e.names) > 0 {
-		l.mu.Lock()
-		e.indexNames(func(name string) {
-			set := l.index[name]
-			if set == nil {
-				set = make(map[*l1Entry]struct{}, 1)
-				l.index[name] = set
-			}
-			set[e] = struct{}{}
-		})
-		l.mu.Unlock()
+	e.hash = l.table.hash(e.l1Key())
+	l.mu.Lock()
+	e.indexNames(func(name string) {
+		set := l.index[name]
+		if set == nil {
+			set = make(map[*l1Entry]struct{}, 1)
+			l.index[name] = set
+		}
+		set[e] = struct{}{}
+	})
+	old := l.table.link(e)
+	if old != nil {
+		l.unindex(old)
 	}
-	l.memory.set(e.key, e)
+	l.mu.Unlock()
+	if old != nil && old.room != e.room {
+		old.room.remove(old)
+	}
+	e.room.add(e)
 }
 
-// unlink takes an entry that is gone out of the index.
+// unlink takes an entry out of the table and the index.
 func (l *l1) unlink(e *l1Entry) {
-	if len(e.names) == 0 {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.table.unlink(e) {
+		l.unindex(e)
+	}
+}
+
+func (l *l1) unindex(e *l1Entry) {
 	e.indexNames(func(name string) {
 		set := l.index[name]
 		delete(set, e)
@@ -143,11 +167,25 @@ func (l *l1) unlink(e *l1Entry) {
 // drop forgets an entry; called under Client.mu, so that no other has taken
 // its place in between.
 func (l *l1) drop(e *l1Entry) {
-	e.dead.Store(true)
-	if l.memory.peek(e.key) == e {
-		l.memory.remove(e.key)
+	e.valid.Store(0)
+	if l.table.find(e.key, e.hash) == e {
+		l.unlink(e)
+		e.room.remove(e)
 	}
-	l.unlink(e)
+}
+
+// forget drops what is under a key; called under Client.mu.
+func (l *l1) forget(k l1Key) {
+	if e := l.find(k); e != nil {
+		l.drop(e)
+	}
+}
+
+// entries are all that there are, void ones too.
+func (l *l1) entries() []*l1Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.table.entries()
 }
 
 // dependents are the entries that have a name.
@@ -165,62 +203,26 @@ func (l *l1) dependents(name string) []*l1Entry {
 	return out
 }
 
-// clear gives the memory back; what was stored is void already by its epoch.
+// clear gives the memory back, all at once; what was stored is void already by
+// its class. Called under Client.mu: a store in between would be in one half.
 func (l *l1) clear() {
-	l.memory.clear()
 	l.mu.Lock()
-	clear(l.index)
+	l.table.clear()
+	l.index = map[string]map[*l1Entry]struct{}{}
 	l.mu.Unlock()
+	l.rooms.clear()
 }
 
-// otterMemory is memory on otter. Its own protection of loads is not used: an
-// entry is set and removed under Client.mu only, together with the look at
-// what was invalidated meanwhile, and values carry their epoch because
-// InvalidateAll does not reach one that is just being set.
-type otterMemory struct {
-	cache *otter.Cache[l1Key, *l1Entry]
+// size is the number of entries and their weight in bytes.
+func (l *l1) size() (entries int, bytes uint64) {
+	l.mu.Lock()
+	entries = l.table.len()
+	l.mu.Unlock()
+	return entries, l.rooms.weight()
 }
 
-func newOtter(bytes int64, gone func(*l1Entry)) *otterMemory {
-	return &otterMemory{cache: otter.Must(&otter.Options[l1Key, *l1Entry]{
-		MaximumWeight: uint64(bytes),
-		Weigher:       func(_ l1Key, e *l1Entry) uint32 { return e.weight },
-		OnDeletion:    func(d otter.DeletionEvent[l1Key, *l1Entry]) { gone(d.Value) },
-		// On the caller's goroutine: gone takes a leaf lock only, and no
-		// goroutine is left to wait for.
-		Executor: func(f func()) { f() },
-	})}
-}
-
-func (o *otterMemory) get(k l1Key) *l1Entry {
-	e, _ := o.cache.GetIfPresent(k)
-	return e
-}
-
-func (o *otterMemory) peek(k l1Key) *l1Entry {
-	e, ok := o.cache.GetEntryQuietly(k)
-	if !ok {
-		return nil
-	}
-	return e.Value
-}
-
-func (o *otterMemory) set(k l1Key, e *l1Entry) { o.cache.Set(k, e) }
-func (o *otterMemory) remove(k l1Key)          { o.cache.Invalidate(k) }
-func (o *otterMemory) clear()                  { o.cache.InvalidateAll() }
-func (o *otterMemory) close()                  { o.cache.StopAllGoroutines() }
-
-func (o *otterMemory) each(f func(*l1Entry) bool) {
-	for e := range o.cache.Values() {
-		if !f(e) {
-			return
-		}
-	}
-}
-
-func (o *otterMemory) size() (int, uint64) {
-	return o.cache.EstimatedSize(), o.cache.WeightedSize()
-}
+// entryOverhead is about what an entry costs besides its payload and names.
+const entryOverhead = 256
 
 func weigh(payload int, names []coherence.Name) uint32 {
 	w := payload + entryOverhead

@@ -2,9 +2,9 @@ package client
 
 import (
 	"fmt"
+	"hash/maphash"
 	"math"
 	"testing"
-	"time"
 
 	"github.com/lethe-cache/lethe/coherence"
 )
@@ -26,18 +26,27 @@ func TestL1HitAllocatesNothing(t *testing.T) {
 	w.wantLoads(0)
 }
 
+// testL1 is L1 without a Client.
+func testL1(bytes int64) *l1 { return newL1(bytes, newTable(maphash.MakeSeed())) }
+
+// testEntry is an entry of the room of the classes without a share.
+func testEntry(l *l1, key string, weight uint32, tags ...string) *l1Entry {
+	e := &l1Entry{key: key, value: int64(1), weight: weight, look: math.MaxInt64, room: l.rooms.rest}
+	e.valid.Store(1)
+	for _, t := range tags {
+		e.names = append(e.names, coherence.Name{Kind: coherence.NameTag, Name: t})
+	}
+	return e
+}
+
 func TestL1IsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 100 * entryOverhead
-	l := newL1(limit)
-	defer l.memory.close()
+	l := testL1(limit)
 	for i := range 1000 {
-		l.store(&l1Entry{
-			key: l1Key{key: fmt.Sprint(i)}, weight: entryOverhead, expires: math.MaxInt64,
-			meta: meta{names: []coherence.Name{{Kind: coherence.NameTag, Name: "tag"}, {Kind: coherence.NameTag, Name: fmt.Sprint(i)}}},
-		})
+		l.store(testEntry(l, fmt.Sprint(i), entryOverhead, "tag", fmt.Sprint(i)))
 	}
-	n, bytes := l.memory.size()
+	n, bytes := l.size()
 	if n > 100 || bytes > limit {
 		t.Errorf("L1 holds %d entries, %d bytes: the limit is %d bytes", n, bytes, limit)
 	}
@@ -80,29 +89,4 @@ func TestMarks(t *testing.T) {
 	if !m.forgotten(m.seq.Load()-1) || m.forgotten(m.seq.Load()) {
 		t.Error("a huge message must mark everything before it, and nothing after it")
 	}
-}
-
-func BenchmarkL1Hit(b *testing.B) {
-	l := newL1(1 << 20)
-	defer l.memory.close()
-	c := &Client{l1: l, began: time.Now()}
-	c.epoch.Store(1)
-	c.liveUntil.Store(math.MaxInt64)
-	e := &Class[int64]{c: c, cl: &class{}}
-	l.store(&l1Entry{key: l1Key{key: "k"}, value: int64(1), weight: 1, epoch: 1, expires: math.MaxInt64})
-	b.Run("otter", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			l.memory.get(l1Key{key: "k"})
-		}
-	})
-	b.Run("client", func(b *testing.B) {
-		b.ReportAllocs()
-		ctx := b.Context()
-		for b.Loop() {
-			if _, err := e.Get(ctx, "k"); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }

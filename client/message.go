@@ -150,7 +150,7 @@ func (c *Client) dropKey(name string, x change.Position) {
 	for _, v := range c.versions {
 		for _, n := range [...]string{name, c.bare(name)} {
 			if key, ok := c.short(n); ok {
-				if e := c.l1.memory.peek(l1Key{key: key, version: v}); e != nil && !e.stamp.Covers(x) {
+				if e := c.l1.find(l1Key{key: key, version: v}); e != nil && !e.stamp.Covers(x) {
 					c.dropEntry(e)
 				}
 			}

@@ -275,10 +275,21 @@ func (c *Client) bump(why string) {
 
 func (c *Client) bumpLocked() {
 	c.epoch.Add(1)
+	for name := range c.classes {
+		c.voidLocked(name)
+	}
 	c.caughtUp = false
 	c.stale = true
 	c.liveUntil.Store(0)
 	c.counts.epochLocked()
+}
+
+// voidLocked makes what L1 has of a class void, however much that is.
+func (c *Client) voidLocked(class string) {
+	c.valid++
+	for _, cl := range c.classes[class] {
+		cl.valid.Store(c.valid)
+	}
 }
 
 // catchUp makes the Client live: by replaying what it missed, or by an epoch.
@@ -326,11 +337,11 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if c.l1 != nil {
-		c.clearL1()
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.l1 != nil {
+		c.clearLocked()
+	}
 	if c.epoch.Load() != epoch {
 		return false, nil
 	}
@@ -376,7 +387,9 @@ func (c *Client) publishLocked(v *view) {
 	for name, same := range c.classes {
 		g, _ := v.generation(name)
 		for _, cl := range same {
-			cl.generation.Store(g)
+			if cl.generation.Swap(g) != g {
+				c.voidLocked(name)
+			}
 		}
 	}
 	c.changedLocked()

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -98,13 +99,13 @@ func (e *Class[T]) staleEntry(h *coherence.Header, payload []byte) *spare[T] {
 // buried is what L1 has of a value that it must not serve as such any more.
 func (e *Class[T]) buried(key string) *spare[T] {
 	c, cl := e.c, e.cl
-	if cl.staleCap == 0 || c.l1 == nil {
+	if cl.staleCap == 0 || cl.l1 == nil {
 		return nil
 	}
-	k := l1Key{key: key, version: cl.l1Version()}
-	ent := c.l1.memory.peek(k)
-	if ent == nil || ent.dead.Load() || !ent.spare {
-		if ent = c.l1.memory.peek(k.burial()); ent == nil {
+	k := l1Key{key: key, version: cl.l1Version}
+	ent := c.l1.find(k)
+	if ent == nil || ent.dropped() || !ent.spare {
+		if ent = c.l1.find(k.burial()); ent == nil {
 			return nil
 		}
 	} else {
@@ -129,10 +130,12 @@ func (k l1Key) burial() l1Key { return l1Key{key: k.key, version: k.version | 1<
 
 // interred is an entry as it is kept after it was dropped.
 func (c *Client) interred(e *l1Entry, since time.Duration) *l1Entry {
+	k := e.l1Key().burial()
 	dead := &l1Entry{
-		key: e.key.burial(), value: e.value, meta: e.meta, weight: e.weight, epoch: e.epoch,
+		key: e.key, version: k.version, value: e.value, meta: e.meta, cl: e.cl, room: e.room, weight: e.weight,
 		expires: e.expires, spare: true, buried: min(since, c.now()),
 	}
+	dead.valid.Store(math.MaxUint32)
 	dead.names = nil // it is found by its key only
 	return dead
 }
@@ -141,30 +144,29 @@ func (c *Client) interred(e *l1Entry, since time.Duration) *l1Entry {
 func (c *Client) dropEntry(e *l1Entry) {
 	c.l1.drop(e)
 	if e.spare {
-		c.l1.memory.set(e.key.burial(), c.interred(e, c.now()))
+		c.l1.store(c.interred(e, c.now()))
 	}
 }
 
-// clearL1 gives back the memory of entries that are void by their epoch. Those
+// clearLocked gives back the memory of entries that are void by their epoch; under Client.mu. Those
 // that may be served stale count from the last moment at which they were known
 // to be valid.
-func (c *Client) clearL1() {
+func (c *Client) clearLocked() {
 	var keep []*l1Entry
 	if c.spares.Load() {
 		heard := c.lastHeard()
-		c.l1.memory.each(func(e *l1Entry) bool {
+		for _, e := range c.l1.entries() {
 			switch {
-			case !e.spare || e.dead.Load():
-			case e.key.version>>31 != 0:
-				keep = append(keep, e)
+			case !e.spare || e.dropped():
+			case e.version>>31 != 0:
+				keep = append(keep, c.interred(e, e.buried))
 			default:
 				keep = append(keep, c.interred(e, heard))
 			}
-			return true
-		})
+		}
 	}
 	c.l1.clear()
 	for _, e := range keep {
-		c.l1.memory.set(e.key, e)
+		c.l1.store(e)
 	}
 }

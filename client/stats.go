@@ -103,7 +103,7 @@ func (c *Client) Stats() Stats {
 		s.Broadcasts, s.Watermark = v.control.Number, v.control.W.String()
 	}
 	if c.l1 != nil {
-		s.L1Entries, s.L1Bytes = c.l1.memory.size()
+		s.L1Entries, s.L1Bytes = c.l1.size()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,96 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// benchClass is a class that is live without a server, and its keys, which are
+// in L1.
+func benchClass(b *testing.B, n int) (*Class[*benchValue], []string) {
+	c := &Client{began: time.Now(), l1: testL1(1 << 30)}
+	c.liveUntil.Store(math.MaxInt64)
+	cl := &class{name: "product", l1: c.l1, room: c.l1.rooms.rest}
+	cl.valid.Store(1)
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("product:", i)
+		e := testEntry(c.l1, keys[i], 1)
+		e.value = &benchValue{id: int64(i)}
+		c.l1.store(e)
+	}
+	return &Class[*benchValue]{c: c, cl: cl}, keys
+}
+
+type benchValue struct {
+	id   int64
+	name string
+}
+
+// BenchmarkL1Hit is a hit of Get beside a hit of otter alone with the same keys
+// and values: in turns, so that both see the same machine, and by the median of
+// the turns' ratios.
+func BenchmarkL1Hit(b *testing.B) {
+	for _, goroutines := range []int{1, 16} {
+		for _, n := range []int{1, 100, 10_000} {
+			b.Run(fmt.Sprintf("goroutines=%d/keys=%d", goroutines, n), func(b *testing.B) {
+				e, keys := benchClass(b, n)
+				peer := otter.Must(&otter.Options[string, *benchValue]{
+					MaximumWeight: 1 << 30, Weigher: func(string, *benchValue) uint32 { return 1 },
+				})
+				for i, k := range keys {
+					peer.Set(k, &benchValue{id: int64(i)})
+				}
+				ctx := context.Background()
+				ours := func(from, reads int) {
+					for i := range reads {
+						if v, err := e.Get(ctx, keys[(from+i)%n]); err != nil || v == nil {
+							b.Error("not a hit")
+						}
+					}
+				}
+				theirs := func(from, reads int) {
+					for i := range reads {
+						if v, ok := peer.GetIfPresent(keys[(from+i)%n]); !ok || v == nil {
+							b.Error("not a hit")
+						}
+					}
+				}
+				const turn = 20_000 // reads of each goroutine
+				var ratios, mine, other []float64
+				b.ReportAllocs()
+				for b.Loop() {
+					x, y := timed(ours, goroutines, turn, n), timed(theirs, goroutines, turn, n)
+					ratios, mine, other = append(ratios, x/y), append(mine, x), append(other, y)
+				}
+				b.ReportMetric(median(ratios), "ratio")
+				b.ReportMetric(median(mine), "ns/hit")
+				b.ReportMetric(median(other), "ns/otter")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// timed is the time of one read in ns, for all goroutines together.
+func timed(f func(from, reads int), goroutines, reads, n int) float64 {
+	began := time.Now()
+	var wg sync.WaitGroup
+	for g := range goroutines {
+		wg.Go(func() { f(g*n/goroutines, reads) })
+	}
+	wg.Wait()
+	return float64(time.Since(began)) / float64(goroutines*reads)
+}
+
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
+}
