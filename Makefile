@@ -12,6 +12,7 @@ race = $$([ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/n
 FUZZTIME ?= 30s
 VERSIONS ?= 14 15 16 17 18
 BENCHFLAGS ?=
+IQFLAGS ?=
 
 .PHONY: help
 help: ## list the targets
@@ -74,6 +75,10 @@ bench-quick: ## the main ratios in about two minutes
 .PHONY: bench
 bench: ## all ratios at full size
 	@go run ./bench $(BENCHFLAGS)
+
+.PHONY: iq
+iq: ## the published experiment: wrong reads of plain deletes, leases and Lethe, in three minutes
+	@go run ./bench/iq $(IQFLAGS)
 
 .PHONY: compose-check
 compose-check: ## check docker-compose.yml where docker compose is there
