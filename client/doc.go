@@ -55,6 +55,10 @@
 //	token, err := c.Wrote(ctx, pool) // after COMMIT
 //	p, err := products.Get(c.After(ctx, token), "product:42")
 //
+// Update writes through: a transaction, COMMIT, and a refresh of the entry that
+// includes it. Put stores a value that the application has read anyway, if
+// Client.Moment was taken before.
+//
 // Invalidate and InvalidateTags are for what changes outside of the database.
 //
 // # What it needs

@@ -51,50 +51,54 @@ func (e *Class[T]) begin(ctx context.Context, name string) (p permit, b coherenc
 // settle is what follows on a load: REGISTER, FILL and L1's store, or the
 // lease's return.
 func (e *Class[T]) settle(f *flight[T], key string, value T, negative, failed bool, p *permit, l *Load, cost time.Duration) {
-	c, cl := e.c, e.cl
 	switch {
 	case failed && f.background:
 		// The lease runs out: until then nobody tries again.
-		return
 	case failed:
 		e.giveBack(p, coherence.FreeLease())
-		return
 	case p.ticket == nil:
-		cl.counts.refuse("no_ticket")
-		return
+		e.cl.counts.refuse("no_ticket")
+	default:
+		e.store(key, value, negative, p, l, cost)
+	}
+}
+
+// store caches a value that has a ticket. The reason why it does not has been
+// counted.
+func (e *Class[T]) store(key string, value T, negative bool, p *permit, l *Load, cost time.Duration) (refused string) {
+	c, cl := e.c, e.cl
+	refuse := func(reason string, next coherence.Lease) string {
+		cl.counts.refuse(reason)
+		e.giveBack(p, next)
+		return reason
 	}
 	if c.hooks.loaded != nil {
 		c.hooks.loaded(p.ticket.Name)
 	}
 	r, reason := e.fillRequest(key, value, negative, p, l, cost)
 	if reason != "" {
-		cl.counts.refuse(reason)
-		e.giveBack(p, coherence.OpenLease(time.Now().Add(leaseMax)))
-		return
+		return refuse(reason, coherence.OpenLease(time.Now().Add(leaseMax)))
 	}
 	if c.epoch.Load() != p.at.epoch {
-		cl.counts.refuse("epoch")
-		e.giveBack(p, coherence.FreeLease())
-		return
+		return refuse("epoch", coherence.FreeLease())
 	}
 	switch reason, err := c.registerAndFill(&r); {
 	case err != nil:
 		cl.counts.refuse("redis")
+		return "redis"
 	case reason == coherence.RefusedIncarnation:
-		cl.counts.refuse(reason.String())
-		e.giveBack(p, coherence.FreeLease())
+		return refuse(reason.String(), coherence.FreeLease())
 	case reason != coherence.Stored:
-		cl.counts.refuse(reason.String())
-		e.giveBack(p, coherence.OpenLease(time.Now().Add(cl.took.lease())))
-	default:
-		cl.counts.stored()
-		if c.hooks.filled != nil {
-			c.hooks.filled(p.ticket.Name)
-		}
-		h := r.Header
-		h.Generation, h.Stamp = p.ticket.Known.Generation, r.RegisterStamp()
-		c.keep(cl, key, p.ticket.Name, value, metaOf(&h), len(r.Payload), p.at)
+		return refuse(reason.String(), coherence.OpenLease(time.Now().Add(cl.took.lease())))
 	}
+	cl.counts.stored()
+	if c.hooks.filled != nil {
+		c.hooks.filled(p.ticket.Name)
+	}
+	h := r.Header
+	h.Generation, h.Stamp = p.ticket.Known.Generation, r.RegisterStamp()
+	c.keep(cl, key, p.ticket.Name, value, metaOf(&h), len(r.Payload), p.at)
+	return ""
 }
 
 // fillRequest is what is sent of a value, or why it is not cached.

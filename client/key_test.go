@@ -241,7 +241,6 @@ type Base struct {
 }
 
 type keyRow struct {
-	*Base
 	Slug   string `json:"slug,omitempty"`
 	Name   string `db:"id" json:"other"`
 	Other  string `json:"id"`
@@ -251,6 +250,7 @@ type keyRow struct {
 	Ptr    *int
 	At     time.Time
 	Object struct{ X int }
+	*Base
 }
 
 func TestKeyParams(t *testing.T) {
