@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +57,7 @@ type class struct {
 	failing  bool
 	maxLoads int
 	key      *keyTemplate // nil without KeyTemplate
+	linted   atomic.Bool  // lintKey has warned
 
 	generation atomic.Uint64 // as known; 0 if it is not
 	serving
@@ -239,17 +239,6 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 		e.err = fmt.Errorf("entries %q: %w", name, err)
 	}
 	return e
-}
-
-// checkKey refuses what could not be invalidated by name.
-func checkKey(key string) error {
-	if key == "" {
-		return errors.New("the key is empty")
-	}
-	if strings.IndexByte(key, 0) >= 0 {
-		return errors.New("the key has a NUL byte")
-	}
-	return nil
 }
 
 // name is the key of an entry in Redis.

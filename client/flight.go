@@ -298,5 +298,10 @@ func (e *Class[T]) protected(ctx context.Context, load func(context.Context, *Lo
 			err = fmt.Errorf("loader panicked: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return load(ctx, l)
+	if v, err = load(ctx, l); err == nil || errors.Is(err, ErrNotFound) {
+		if bad := l.misnamed(); bad != nil {
+			return v, bad
+		}
+	}
+	return v, err
 }

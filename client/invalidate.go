@@ -38,8 +38,8 @@ func (c *Client) Invalidate(ctx context.Context, keys ...string) error {
 		return nil
 	}
 	for _, k := range keys {
-		if err := checkKey(k); err != nil {
-			return fmt.Errorf("invalidate: %w", err)
+		if err := c.checkName(k); err != nil {
+			return fmt.Errorf("invalidate %q: %w", k, err)
 		}
 	}
 	sent, err := c.emit(ctx, map[string]any{"keys": keys})
@@ -59,8 +59,8 @@ func (c *Client) InvalidateTags(ctx context.Context, tags Tags) error {
 		return nil
 	}
 	for _, t := range tags.names {
-		if err := checkKey(t); err != nil {
-			return fmt.Errorf("invalidate tags: %w", err)
+		if err := c.checkName(t); err != nil {
+			return fmt.Errorf("invalidate tag %q: %w", t, err)
 		}
 	}
 	var text any = tags.names

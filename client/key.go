@@ -224,15 +224,16 @@ func folded(name string) string { return strings.ToLower(strings.ReplaceAll(name
 
 // checkKey refuses what the rules of the class would not build.
 func (e *Class[T]) checkKey(key string) error {
-	if err := checkKey(key); err != nil {
+	if err := e.c.checkName(key); err != nil {
 		return err
 	}
+	e.c.lintKey(e.cl, key)
 	k := e.cl.key
 	if k == nil || k.Pattern().Match([]byte(key)) {
 		return nil
 	}
 	if local, ok := strings.CutPrefix(key, e.c.prefix); ok && e.c.prefix != "" && k.Pattern().Match([]byte(local)) {
-		return fmt.Errorf("the key is not of the form %q: keys are written without the namespace", k)
+		return fmt.Errorf("%w: it is not of the form %q: keys are written without the namespace", ErrKey, k)
 	}
-	return fmt.Errorf("the key is not of the form %q", k)
+	return fmt.Errorf("%w: it is not of the form %q", ErrKey, k)
 }

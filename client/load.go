@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -45,10 +46,12 @@ type Load struct {
 	primary, standby, composite bool
 	least                       change.Position // of the parts, if any
 	parts                       int
+	misnamedAs                  error
 }
 
 // Tag names things that the value depends on, without the namespace: when a
-// rule or InvalidateTags purges one, the value is forgotten.
+// rule or InvalidateTags purges one, the value is forgotten. A tag that may not
+// be used (ErrKey) is the error of the load.
 func (l *Load) Tag(tags ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,6 +59,9 @@ func (l *Load) Tag(tags ...string) {
 		return
 	}
 	for _, t := range tags {
+		if !l.checkLocked(t) {
+			continue
+		}
 		if full := l.c.full(t); !slices.Contains(l.tags, full) {
 			l.tags = append(l.tags, full)
 		}
@@ -78,6 +84,7 @@ func (l *Load) DoNotCache() { l.refuse("loader") }
 // namespace) stand for: it is forgotten when one of them is. The class of a key
 // is the longest name of a class of this Client that the key begins with,
 // followed by a colon; a value that depends on a key without one is not cached.
+// A key that may not be used (ErrKey) is the error of the load.
 func (l *Load) DependsOn(keys ...string) {
 	l.c.mu.Lock()
 	classes := l.c.classNames()
@@ -89,6 +96,9 @@ func (l *Load) DependsOn(keys ...string) {
 		return
 	}
 	for _, key := range keys {
+		if !l.checkLocked(key) {
+			continue
+		}
 		best := ""
 		for _, class := range classes {
 			if len(class) > len(best) && strings.HasPrefix(key, class+":") {
@@ -113,6 +123,21 @@ func (l *Load) addKey(name, class string, generation uint64) {
 			l.keys = append(l.keys, n)
 		}
 	}
+}
+
+// checkLocked keeps the first name that may not be used; misnamed returns it.
+func (l *Load) checkLocked(name string) bool {
+	err := l.c.checkName(name)
+	if err != nil && l.misnamedAs == nil {
+		l.misnamedAs = fmt.Errorf("a name that the value depends on: %w", err)
+	}
+	return err == nil
+}
+
+func (l *Load) misnamed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.misnamedAs
 }
 
 func (l *Load) refuse(reason string) {

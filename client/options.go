@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -43,6 +44,12 @@ type Options struct {
 	// Observer is told what the Client does (nil: nobody); see Observer for what
 	// it may do itself. Client.Collector needs none.
 	Observer Observer
+	// KeyPattern is what every key and tag, without the namespace, must match:
+	// one that does not is an error (ErrKey) before anything is asked. It is
+	// matched anywhere, as regexp does: begin with ^ and end with $. nil: any
+	// name that ErrKey allows; a key that does not begin with its class and a
+	// colon is warned of, once for each class that has no KeyTemplate.
+	KeyPattern *regexp.Regexp
 	// L1Bytes bounds the values that are kept decoded in the process, by the
 	// length of their encoding (default 64 MB). Negative: there is no L1.
 	L1Bytes int64
