@@ -40,6 +40,7 @@ func (w *Walker) Cascade(ts *rules.Targets, from int) Report {
 	end := len(ts.List)
 	for i := from; i < end; i++ {
 		if t := ts.List[i]; t.Kind == rules.KindClass && t.Class != nil {
+			t.Parent = i + 1
 			w.reach(ts, from, t, t.Class.Key, t.Cascade.Depth)
 		}
 	}
@@ -91,6 +92,7 @@ func (w *Walker) walk(ts *rules.Targets, from, start, stop int, rep *Report) {
 // too many.
 func (w *Walker) expand(ts *rules.Targets, i, depth int, rep *Report) bool {
 	t := ts.List[i]
+	t.Parent = i + 1 // of what follows from it
 	ok := true
 	w.each(&t, func(e *edge, captures [][]byte) {
 		for k := range e.to {
@@ -140,7 +142,8 @@ func (w *Walker) eachOf(t *rules.Target, name []byte, f func(e *edge, captures [
 // reached.
 func (w *Walker) add(ts *rules.Targets, of *rules.Target, to *target, captures [][]byte, depth int, rep *Report) bool {
 	w.scratch = w.appendName(w.scratch[:0], to, captures)
-	next := rules.Target{Class: to.template.Class, Rule: of.Rule, Action: of.Action, Cascade: of.Cascade, Depth: depth, X: of.X}
+	next := rules.Target{Class: to.template.Class, Rule: of.Rule, Template: to.template, Parent: of.Parent,
+		Action: of.Action, Cascade: of.Cascade, Depth: depth, X: of.X}
 	for _, kind := range [...]rules.Kind{rules.KindKey, rules.KindTag} {
 		if kind == rules.KindKey && !to.key || kind == rules.KindTag && !to.tag {
 			continue
@@ -198,6 +201,7 @@ func (w *Walker) beyond(ts *rules.Targets, from, lo, hi int, rep *Report) bool {
 	found := false
 	for i := lo; i < hi; i++ {
 		t := ts.List[i]
+		t.Parent = i + 1
 		w.each(&t, func(e *edge, captures [][]byte) {
 			for k := range e.to {
 				if to := &e.to[k]; !w.reached(to, captures) {
@@ -234,6 +238,7 @@ func (w *Walker) overflow(ts *rules.Targets, from, i, hi int, c rules.Cascade, d
 	end := len(ts.List)
 	for ; i < end; i++ {
 		t := ts.List[i]
+		t.Parent = i + 1
 		steps := left
 		if i >= hi {
 			steps-- // a name of the next level
@@ -252,7 +257,7 @@ func (w *Walker) overflow(ts *rules.Targets, from, i, hi int, c rules.Cascade, d
 // raiseTemplate raises the class of names of one form, and the classes that
 // follow from it within so many steps.
 func (w *Walker) raiseTemplate(ts *rules.Targets, from int, of rules.Target, t *rules.Template, steps int, rep *Report) {
-	of.Reason = change.ReasonCascade
+	of.Reason, of.Template = change.ReasonCascade, t
 	before := len(ts.List)
 	ts.AddClass(from, of, t.Class)
 	if t.Class == nil {

@@ -209,12 +209,12 @@ func (m *Matcher) rule(dst *Targets, from int, rm *ruleMatcher, c *change.Change
 	for i := range rm.keys {
 		t := &rm.keys[i]
 		target := base
-		target.Class = t.template.Class
+		target.Class, target.Template = t.template.Class, t.template
 		m.name(dst, from, t, c, target)
 	}
 	for _, set := range rm.tags {
 		target := base
-		target.Kind = KindTag
+		target.Kind, target.Template = KindTag, set[0].template
 		if len(set) == 1 {
 			m.name(dst, from, &set[0], c, target)
 		} else {

@@ -272,3 +272,10 @@ func (s *Set) FullName(name string) string {
 	}
 	return s.Namespace + ":" + name
 }
+
+// Place is where the rule begins: the file as it was given, line and column
+// from 1.
+func (r *Rule) Place() (file string, line, col int) {
+	p := r.pos[""]
+	return p.file, p.line, p.col
+}

@@ -34,7 +34,14 @@ type Target struct {
 	// class to raise, nil for every class of the namespace ("*").
 	Class *Class
 	// Rule caused it; nil for a logical message.
-	Rule   *Rule
+	Rule *Rule
+	// Template built the name, or would have built it where a class is raised;
+	// nil for a logical message and for TRUNCATE.
+	Template *Template
+	// Parent is one more than the index in the list of what the cascade came
+	// from; 0 for what a rule or message itself names. It holds until the list
+	// is reordered.
+	Parent int
 	Action Action
 	// Cascade says how far dependencies are still to be followed from here.
 	Cascade Cascade

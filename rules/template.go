@@ -16,6 +16,10 @@ type Template struct {
 // shape is equal for templates that build the same names.
 func (t *Template) shape() string { return t.Pattern().Shape() }
 
+// Place is where the template stands: the file as it was given, line and column
+// from 1.
+func (t *Template) Place() (file string, line, col int) { return t.pos.file, t.pos.line, t.pos.col }
+
 // segmentPlace is where a segment stands in the file.
 func (t *Template) segmentPlace(s *keytext.Segment) place {
 	p := t.pos

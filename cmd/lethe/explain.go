@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/lethe-cache/lethe/cdc"
+	"github.com/lethe-cache/lethe/cdc/publication"
+	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/explain"
+	"github.com/lethe-cache/lethe/rules"
+)
+
+// explainOptions are where the changes come from, exactly one of them.
+type explainOptions struct {
+	row         explain.Row
+	old, new    string
+	file        string
+	sql         string
+	lockTimeout time.Duration
+	lsn         string
+	output      string
+}
+
+func (p *program) explainCommand() *cobra.Command {
+	var o explainOptions
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "What a change invalidates: every key and tag, and the rule that says so",
+		Long: `Says what a change would invalidate, by the code that runs in production: each
+key, tag and class, the way through the dependencies, the rule and its line. The
+change is one of:
+
+  --table products --op update --old '{"id":42,"price":1}' --new '{"id":42,"price":2}'
+  --json FILE       changes as JSON, one or a list: {"table","op","old","new"}; - is
+                    standard input
+  --sql STATEMENTS  executed in a transaction that is rolled back: its rows are
+                    captured by triggers made in it, those that triggers and foreign
+                    keys change included. Writers of the rules' tables wait meanwhile
+  --lsn FROM..TO    what the slot has still to hand on, from commits in the range;
+                    either end may be left out. Nothing is consumed
+
+Where LETHE_POSTGRES_URL is set, tables are those of the live schema, and of an old
+row only what their replica identity logs is used. Nothing is left behind. Exit
+code 3 if the rules are not valid.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.explain(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.row.Table, "table", "", "the table of the change: schema.name")
+	f.StringVar(&o.row.Op, "op", "", "insert, update, delete or truncate")
+	f.StringVar(&o.old, "old", "", "the row before, as JSON")
+	f.StringVar(&o.new, "new", "", "the row after, as JSON")
+	f.StringVar(&o.file, "json", "", "a file of changes, or -")
+	f.StringVar(&o.sql, "sql", "", "statements to execute and roll back")
+	f.DurationVar(&o.lockTimeout, "lock-timeout", explain.LockTimeoutDefault, "with --sql: how long to wait for the lock of a table")
+	f.StringVar(&o.lsn, "lsn", "", "a range of the slot: FROM..TO")
+	f.StringVarP(&o.output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+func (p *program) explain(ctx context.Context, o *explainOptions) error {
+	if o.output != "text" && o.output != "json" {
+		return usagef("-o %s: want text or json", o.output)
+	}
+	sources := 0
+	for _, given := range []bool{o.row.Table != "" || o.row.Op != "", o.file != "", o.sql != "", o.lsn != ""} {
+		if given {
+			sources++
+		}
+	}
+	if sources != 1 {
+		return usagef("want exactly one of --table with --op, --json, --sql and --lsn")
+	}
+	if err := p.settings.validate(false); err != nil {
+		return err
+	}
+	set, err := p.loadRules()
+	if err != nil {
+		return err
+	}
+	explainer, err := explain.New(set)
+	if err != nil {
+		return err
+	}
+	changes, more, err := p.changesToExplain(ctx, o, set)
+	if err != nil {
+		return err
+	}
+	list := make([]explain.Explanation, 0, len(changes))
+	for _, c := range changes {
+		e, err := explainer.Explain(c)
+		if err != nil { // a worker would bury it and go on, so its neighbours are shown too
+			e.Notes = append(e.Notes, "a worker can not process this change, and would raise what its table touches: "+err.Error())
+		}
+		list = append(list, e)
+	}
+	if more {
+		fmt.Fprintln(p.stderr, "there is more in the slot than was read: give a smaller range")
+	}
+	if o.output == "json" {
+		encoder := json.NewEncoder(p.stdout)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(list)
+	}
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(p.stdout, "no change of a table that a rule names")
+		return err
+	}
+	return explain.Print(p.stdout, list)
+}
+
+func (p *program) changesToExplain(ctx context.Context, o *explainOptions, set *rules.Set) (changes []*change.Change, more bool, err error) {
+	switch {
+	case o.sql != "":
+		changes, err = p.changesOfSQL(ctx, o, set)
+		return changes, false, err
+	case o.lsn != "":
+		return p.changesOfSlot(ctx, o.lsn)
+	}
+	rows, err := o.rows(os.Stdin)
+	if err != nil {
+		return nil, false, err
+	}
+	var schema *rules.Schema
+	if p.settings.PostgresURL != "" {
+		live, err := p.liveSchema(ctx, set)
+		if err != nil {
+			return nil, false, err
+		}
+		schema = &live
+	}
+	for i := range rows {
+		c, err := rows[i].Change(schema)
+		if err != nil {
+			return nil, false, usagef("change %d: %w", i+1, err)
+		}
+		changes = append(changes, c)
+	}
+	return changes, false, nil
+}
+
+// rows reads the changes that flags or a file describe.
+func (o *explainOptions) rows(stdin io.Reader) ([]explain.Row, error) {
+	if o.file == "" {
+		for text, side := range map[*string]*map[string]any{&o.old: &o.row.Old, &o.new: &o.row.New} {
+			if *text == "" {
+				continue
+			}
+			if err := decodeJSON([]byte(*text), side); err != nil {
+				return nil, usagef("--old or --new %s: %w", *text, err)
+			}
+		}
+		return []explain.Row{o.row}, nil
+	}
+	data, err := readInput(o.file, stdin)
+	if err != nil {
+		return nil, err
+	}
+	if data = bytes.TrimSpace(data); bytes.HasPrefix(data, []byte("[")) {
+		var list []explain.Row
+		if err := decodeJSON(data, &list); err != nil {
+			return nil, usagef("--json %s: %w", o.file, err)
+		}
+		return list, nil
+	}
+	var one explain.Row
+	if err := decodeJSON(data, &one); err != nil {
+		return nil, usagef("--json %s: %w", o.file, err)
+	}
+	return []explain.Row{one}, nil
+}
+
+func readInput(name string, stdin io.Reader) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(name)
+}
+
+// decodeJSON reads one value, numbers as they are written.
+func decodeJSON(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if d.More() {
+		return errors.New("there is more behind the value")
+	}
+	return nil
+}
+
+func (p *program) changesOfSQL(ctx context.Context, o *explainOptions, set *rules.Set) (changes []*change.Change, err error) {
+	schema, err := p.databaseFor(ctx, set, "--sql")
+	if err != nil {
+		return nil, err
+	}
+	err = p.onDatabase(ctx, "explain", func(conn *pgx.Conn) error {
+		changes, err = explain.Run(ctx, conn, schema, set.Tables(), o.sql, o.lockTimeout)
+		return err
+	})
+	return changes, err
+}
+
+func (p *program) changesOfSlot(ctx context.Context, text string) (changes []*change.Change, more bool, err error) {
+	from, to, ok := strings.Cut(text, "..")
+	var r cdc.PeekRange
+	var fromErr, toErr error
+	if from != "" {
+		r.From, fromErr = change.ParseLSN(from)
+	}
+	if to != "" {
+		r.To, toErr = change.ParseLSN(to)
+	}
+	if !ok || fromErr != nil || toErr != nil {
+		return nil, false, usagef("--lsn %s: want FROM..TO, each like 0/16B3748 or left out", text)
+	}
+	if p.settings.PostgresURL == "" {
+		return nil, false, usagef("--lsn needs LETHE_POSTGRES_URL")
+	}
+	err = p.onDatabase(ctx, "peek", func(conn *pgx.Conn) error {
+		publications := []string{p.settings.Publication, p.settings.Publication + publication.InsertsSuffix}
+		changes, more, err = cdc.Peek(ctx, conn, p.settings.Slot, publications, r)
+		return err
+	})
+	return changes, more, err
+}
+
+// databaseFor reads the live schema, which an option can not do without.
+func (p *program) databaseFor(ctx context.Context, set *rules.Set, option string) (*rules.Schema, error) {
+	if p.settings.PostgresURL == "" {
+		return nil, usagef("%s needs LETHE_POSTGRES_URL", option)
+	}
+	schema, err := p.liveSchema(ctx, set)
+	if err != nil {
+		return nil, err
+	}
+	if findings := set.Check(schema); findings.HasErrors() {
+		return nil, findings
+	}
+	return &schema, nil
+}
+
+// onDatabase runs f on one connection of its own.
+func (p *program) onDatabase(ctx context.Context, what string, f func(*pgx.Conn) error) error {
+	d, err := openDatabase(p.settings.PostgresURL, p.log)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err := d.withConn(ctx, f); err != nil {
+		return cdc.Classify(what, err)
+	}
+	return nil
+}
