@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/rules"
@@ -124,7 +125,12 @@ func (c *capture) execute(ctx context.Context, sql string) error {
 		return fmt.Errorf("execute: %w", err)
 	}
 	for _, statement := range []string{do, "SET CONSTRAINTS ALL IMMEDIATE"} {
-		if _, err := c.tx.Exec(ctx, statement); err != nil {
+		_, err := c.tx.Exec(ctx, statement)
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "2D000") {
+			return fmt.Errorf("execute: %w (it is rolled back: leave BEGIN, COMMIT and ROLLBACK out)", err)
+		}
+		if err != nil {
 			return fmt.Errorf("execute: %w", err)
 		}
 	}

@@ -24,6 +24,9 @@ import (
 type condition struct {
 	program cel.Program
 	columns []conditionColumn
+	// env and checked are what the program was made from.
+	env     *cel.Env
+	checked *cel.Ast
 }
 
 // conditionColumn is one column that a condition reads.
@@ -131,7 +134,7 @@ func compileCondition(env *cel.Env, text string) (*condition, []conditionError) 
 	if err != nil {
 		return nil, []conditionError{{line: 1, message: err.Error()}}
 	}
-	return &condition{program: program, columns: w.columns}, nil
+	return &condition{program: program, columns: w.columns, env: env, checked: checked}, nil
 }
 
 func issueErrors(iss *cel.Issues) []conditionError {

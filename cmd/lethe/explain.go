@@ -208,7 +208,7 @@ func (p *program) changesOfSQL(ctx context.Context, o *explainOptions, set *rule
 	if err != nil {
 		return nil, err
 	}
-	err = p.onDatabase(ctx, "explain", func(conn *pgx.Conn) error {
+	err = p.onDatabase(ctx, func(conn *pgx.Conn) error {
 		changes, err = explain.Run(ctx, conn, schema, set.Tables(), o.sql, o.lockTimeout)
 		return err
 	})
@@ -231,7 +231,7 @@ func (p *program) changesOfSlot(ctx context.Context, text string) (changes []*ch
 	if p.settings.PostgresURL == "" {
 		return nil, false, usagef("--lsn needs LETHE_POSTGRES_URL")
 	}
-	err = p.onDatabase(ctx, "peek", func(conn *pgx.Conn) error {
+	err = p.onDatabase(ctx, func(conn *pgx.Conn) error {
 		publications := []string{p.settings.Publication, p.settings.Publication + publication.InsertsSuffix}
 		changes, more, err = cdc.Peek(ctx, conn, p.settings.Slot, publications, r)
 		return err
@@ -255,14 +255,11 @@ func (p *program) databaseFor(ctx context.Context, set *rules.Set, option string
 }
 
 // onDatabase runs f on one connection of its own.
-func (p *program) onDatabase(ctx context.Context, what string, f func(*pgx.Conn) error) error {
+func (p *program) onDatabase(ctx context.Context, f func(*pgx.Conn) error) error {
 	d, err := openDatabase(p.settings.PostgresURL, p.log)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	if err := d.withConn(ctx, f); err != nil {
-		return cdc.Classify(what, err)
-	}
-	return nil
+	return d.withConn(ctx, f)
 }
