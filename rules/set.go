@@ -8,6 +8,7 @@
 package rules
 
 import (
+	"strings"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -157,6 +158,23 @@ const (
 
 // Has reports whether the set contains the operation of a change.
 func (o Ops) Has(op change.Op) bool { return o&opBit(op) != 0 }
+
+// String lists the operations, separated by commas; "all" for all of them.
+func (o Ops) String() string {
+	if o == OnAll {
+		return "all"
+	}
+	var names []string
+	for _, n := range []struct {
+		bit  Ops
+		name string
+	}{{OnInsert, "insert"}, {OnUpdate, "update"}, {OnDelete, "delete"}, {OnTruncate, "truncate"}} {
+		if o&n.bit != 0 {
+			names = append(names, n.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
 
 func opBit(op change.Op) Ops {
 	switch op {
