@@ -65,7 +65,11 @@ func drawRules(set *rules.Set) *diagram.Graph {
 		}
 		table := g.Node(diagram.Node{Kind: diagram.Table, Label: r.QualifiedTable()})
 		rule := g.Node(diagram.Node{Kind: diagram.Rule, Label: r.Name, Detail: oneLine(detail)})
-		g.Edge(table, rule, r.On.String())
+		on := ""
+		if r.On != rules.OnAll {
+			on = r.On.String()
+		}
+		g.Edge(table, rule, on)
 		for _, k := range r.Keys {
 			g.Edge(rule, drawName(g, set, k, true), "")
 		}

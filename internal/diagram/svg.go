@@ -20,10 +20,10 @@ const (
 	layerGap    = 70.0
 	cellGap     = 14.0
 	bendHeight  = 6.0
-	margin      = 20.0
+	margin      = 24.0
 )
 
-const svgStyle = `text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#1b1f24}text.detail{font-size:10px;fill:#57606a}text.edge{font-size:10px;fill:#57606a}
+const svgStyle = `text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#1b1f24}text.detail{font-size:10px;fill:#57606a}text.edge{font-size:10px;fill:#57606a;paint-order:stroke;stroke:#fff;stroke-width:3px}
 rect{stroke-width:1.2}.table rect{fill:#ddf4ff;stroke:#0969da}.rule rect{fill:#fff8c5;stroke:#9a6700}.entry rect{fill:#dafbe1;stroke:#1a7f37}.tag rect{fill:#fbefff;stroke:#8250df}
 path{fill:none;stroke:#6e7781;stroke-width:1.2}`
 
@@ -54,6 +54,7 @@ func (g *Graph) SVG(w io.Writer) error {
 // place gives every cell its coordinates, and returns the size of the whole.
 func (l *layout) place(g *Graph) (width, height float64) {
 	heights := make([]float64, len(l.layers))
+	gaps := l.gaps(g)
 	x := margin
 	for k, layer := range l.layers {
 		var widest float64
@@ -77,7 +78,7 @@ func (l *layout) place(g *Graph) (width, height float64) {
 			}
 		}
 		height = math.Max(height, heights[k])
-		x += widest + layerGap
+		x += widest + gaps[k]
 	}
 	for k, layer := range l.layers {
 		y := margin + (height-heights[k])/2
@@ -86,7 +87,20 @@ func (l *layout) place(g *Graph) (width, height float64) {
 			y += c.h + cellGap
 		}
 	}
-	return x - layerGap + margin, height + 2*margin - cellGap
+	return x - gaps[len(gaps)-1] + margin, height + 2*margin - cellGap
+}
+
+// gaps is the room behind each layer: the labels of arrows that leave it fit.
+func (l *layout) gaps(g *Graph) []float64 {
+	gaps := make([]float64, max(len(l.layers), 1))
+	for k := range gaps {
+		gaps[k] = layerGap
+	}
+	for i, route := range l.routes {
+		k := route[0].layer
+		gaps[k] = math.Max(gaps[k], smallWidth*float64(utf8.RuneCountInString(g.edges[i].label))+2*boxPadding)
+	}
+	return gaps
 }
 
 func drawBox(b *strings.Builder, n *Node, c *cell) {
@@ -104,7 +118,7 @@ func (l *layout) draw(b *strings.Builder, g *Graph, i int, back bool) {
 	from := route[0]
 	if len(route) == 2 && from == route[1] { // to itself: a loop at its side
 		x, y := from.x+from.w, from.y+from.h/2
-		fmt.Fprintf(b, `<path d="M%.1f %.1fc30 -18 30 18 0 4" marker-end="url(#arrow)"/>`+"\n", x, y-2)
+		fmt.Fprintf(b, `<path d="M%.1f %.1fc20 -14 20 14 0 4" marker-end="url(#arrow)"/>`+"\n", x, y-2)
 		return
 	}
 	var d strings.Builder
@@ -125,9 +139,10 @@ func (l *layout) draw(b *strings.Builder, g *Graph, i int, back bool) {
 	}
 	fmt.Fprintf(b, `<path d="%s" marker-%s="url(#arrow)"/>`+"\n", d.String(), end)
 	if label := g.edges[i].label; label != "" {
+		// In the gap, wherever the box ends.
 		to := route[1]
 		fmt.Fprintf(b, `<text class="edge" x="%.1f" y="%.1f" text-anchor="middle">%s</text>`+"\n",
-			(from.x+from.w+to.x)/2, (from.y+from.h/2+to.y+to.h/2)/2-3, escape(label))
+			to.x-l.gaps(g)[from.layer]/2, (from.y+from.h/2+to.y+to.h/2)/2-3, escape(label))
 	}
 }
 

@@ -92,3 +92,22 @@ rules:
 	write("shop.yaml", "version: 1\nrules: [{}]\n")
 	wantCommand(t, env, 3, []string{"[L003]"}, "test")
 }
+
+// TestGraphCommand: the three forms, of the example that everybody copies.
+func TestGraphCommand(t *testing.T) {
+	t.Parallel()
+	example, err := filepath.Abs("../../rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"LETHE_RULES": example}
+	wantCommand(t, env, 0, []string{"<svg ", "product page", "public.products"}, "graph")
+	wantCommand(t, env, 0, []string{"flowchart LR", "product page"}, "graph", "-o", "mermaid")
+	wantCommand(t, env, 0, []string{"digraph", "product page"}, "graph", "-o", "dot")
+	wantCommand(t, env, 2, []string{"svg, mermaid or dot"}, "graph", "-o", "png")
+	path := filepath.Join(t.TempDir(), "rules.svg")
+	wantCommand(t, env, 0, nil, "graph", "--file", path)
+	if data, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(data), "<svg ") {
+		t.Errorf("%s: %v, %.20q", path, err, data)
+	}
+}
