@@ -105,15 +105,15 @@ func (r *Row) message(c *change.Change) (*change.Change, error) {
 
 // sides refuses rows that the operation does not have.
 func (r *Row) sides(op change.Op) error {
-	old, new := r.Old != nil, r.New != nil
+	before, after := r.Old != nil, r.New != nil
 	switch {
-	case op == change.Insert && (old || !new):
+	case op == change.Insert && (before || !after):
 		return fmt.Errorf("insert into %s: want new, and no old", r.Table)
-	case op == change.Update && !new:
+	case op == change.Update && !after:
 		return fmt.Errorf("update of %s: want new, and old where it matters", r.Table)
-	case op == change.Delete && (new || !old):
+	case op == change.Delete && (after || !before):
 		return fmt.Errorf("delete from %s: want old, and no new", r.Table)
-	case op == change.Truncate && (new || old):
+	case op == change.Truncate && (after || before):
 		return fmt.Errorf("truncate of %s has no rows", r.Table)
 	}
 	return nil

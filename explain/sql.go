@@ -211,14 +211,14 @@ func capturedChange(t *change.Table, op string, values []*string) *change.Change
 		}
 		return r
 	}
-	old, new := values[:len(t.Columns)], values[len(t.Columns):]
+	before, after := values[:len(t.Columns)], values[len(t.Columns):]
 	switch op {
 	case "INSERT":
-		c.Op, c.New = change.Insert, side(new)
+		c.Op, c.New = change.Insert, side(after)
 	case "UPDATE":
-		c.Op, c.Old, c.New = change.Update, side(old), side(new)
+		c.Op, c.Old, c.New = change.Update, side(before), side(after)
 	case "DELETE":
-		c.Op, c.Old = change.Delete, side(old)
+		c.Op, c.Old = change.Delete, side(before)
 	default:
 		c.Op = change.Truncate
 	}
