@@ -142,7 +142,7 @@ func (c *Coverage) Add(chg *change.Change) error {
 
 func (r *RuleCoverage) count(e *evaluation, tm *tableMatcher, chg *change.Change) {
 	e.change, e.table, e.op, e.guessed = chg, tm, types.String(chg.Op.String()), false
-	_, details, _ := r.program.Eval(e) //nolint:errcheck // what could not be evaluated is unknown
+	_, details, _ := r.program.Eval(e) // what could not be evaluated is unknown
 	e.change, e.table = nil, nil
 	for i := range r.Branches {
 		b := &r.Branches[i]
