@@ -2,9 +2,10 @@
 // server, what they will run on and what is left out.
 //
 // As root on Debian it installs PostgreSQL (with pgbench and the other client
-// programs), Redis and a C compiler (for the race detector), whichever is
-// missing. For everybody it downloads the embedded Postgres versions and Kafka's
-// jars into the cache. What it cannot get is left out and is no error: the
+// programs), Redis, a C compiler (for the race detector), and Python and Node
+// (for the examples in those languages), whichever is missing. For everybody it
+// downloads the embedded Postgres versions, Kafka's jars and the compiler of
+// TypeScript into the cache. What it cannot get is left out and is no error: the
 // harness skips the tests that need it.
 package main
 
@@ -48,6 +49,10 @@ func setup(ctx context.Context) error {
 	report("redis", redis, err, "tests on a real Redis are left out")
 	kafka, err := servers.FindKafka(ctx)
 	report("kafka", kafka, err, "tests run on kfake, in the process; those that stop a broker are left out")
+	python, err := servers.FindPython(ctx)
+	report("python", python, err, "tests of the example in Python are left out")
+	typescript, err := servers.FindTypeScript(ctx)
+	report("typescript", typescript, err, "tests of the example in TypeScript are left out")
 	if _, err := exec.LookPath(compiler()); err != nil {
 		say("race", "no C compiler (%s): tests run without the race detector", compiler())
 	}
@@ -55,7 +60,7 @@ func setup(ctx context.Context) error {
 }
 
 func say(what, format string, args ...any) {
-	fmt.Printf("setup: %-9s %s\n", what+":", fmt.Sprintf(format, args...))
+	fmt.Printf("setup: %-11s %s\n", what+":", fmt.Sprintf(format, args...))
 }
 
 // report prints the server that was found or what goes without it.
@@ -91,6 +96,15 @@ func missing(ctx context.Context) []string {
 	}
 	if _, err := exec.LookPath(compiler()); err != nil {
 		packages = append(packages, "gcc", "libc6-dev")
+	}
+	if _, err := servers.FindPython(ctx); err != nil {
+		packages = append(packages, "python3")
+	}
+	if _, err := servers.FindNode(ctx); err != nil {
+		packages = append(packages, "nodejs")
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		packages = append(packages, "npm")
 	}
 	return packages
 }
