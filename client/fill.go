@@ -50,12 +50,10 @@ func (e *Class[T]) begin(ctx context.Context, name string) (p permit, b coherenc
 
 // settle is what follows on a load: REGISTER, FILL and L1's store, or the
 // lease's return.
-func (e *Class[T]) settle(f *flight[T], key string, value T, negative, failed bool, p *permit, l *Load, cost time.Duration) {
+func (e *Class[T]) settle(key string, value T, negative, failed bool, p *permit, l *Load, cost time.Duration) {
 	switch {
-	case failed && f.background:
-		// The lease runs out: until then nobody tries again.
 	case failed:
-		e.giveBack(p, coherence.FreeLease())
+		e.giveBack(p, coherence.FreeLease(time.Now().Add(e.cl.took.lease())))
 	case p.ticket == nil:
 		e.cl.counts.refuse("no_ticket")
 	default:
@@ -80,14 +78,14 @@ func (e *Class[T]) store(key string, value T, negative bool, p *permit, l *Load,
 		return refuse(reason, coherence.OpenLease(time.Now().Add(leaseMax)))
 	}
 	if c.epoch.Load() != p.at.epoch {
-		return refuse("epoch", coherence.FreeLease())
+		return refuse("epoch", coherence.FreeLease(time.Time{}))
 	}
 	switch reason, err := c.registerAndFill(&r); {
 	case err != nil:
 		cl.counts.refuse("redis")
 		return "redis"
 	case reason == coherence.RefusedIncarnation:
-		return refuse(reason.String(), coherence.FreeLease())
+		return refuse(reason.String(), coherence.FreeLease(time.Time{}))
 	case reason != coherence.Stored:
 		return refuse(reason.String(), coherence.OpenLease(time.Now().Add(cl.took.lease())))
 	}

@@ -255,7 +255,7 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 		e.unlist(key, f) // it is for those who wait, and nobody after them
 	}
 	close(f.done)
-	e.settle(f, key, value, negative, failed, &p, l, cost)
+	e.settle(key, value, negative, failed, &p, l, cost)
 }
 
 // call runs the loader, once it is its turn. Whatever the loader does, readers

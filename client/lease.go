@@ -211,7 +211,7 @@ func (w *waiting) next(now time.Duration, h *coherence.Header) step {
 			return stepWait
 		}
 		return stepClaim
-	case l == coherence.FreeLease():
+	case l.IsFree():
 		return stepClaim
 	case l != w.seen:
 		w.seen, w.polls = l, 0

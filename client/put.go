@@ -120,7 +120,7 @@ func (e *Class[T]) put(ctx context.Context, at Moment, key string, v T, opts []P
 	}
 	l.finish()
 	if now := c.view.Load(); now == nil || now.control.Known(cl.name).Generation != known.Generation {
-		e.giveBack(&p, coherence.FreeLease())
+		e.giveBack(&p, coherence.FreeLease(time.Time{}))
 		return counted(coherence.RefusedGeneration.String()) // nobody would read it
 	}
 	return e.store(key, v, false, &p, l, 0)

@@ -43,12 +43,12 @@ func (q *turns) acquire(ctx context.Context, t *turn) error {
 		q.mu.Unlock()
 		return nil
 	}
-	if len(q.waiting) >= q.bound {
-		last := q.waiting[len(q.waiting)-1]
-		if last.priority >= t.priority {
+	if n := len(q.waiting); n >= q.bound {
+		if n == 0 || q.waiting[n-1].priority >= t.priority {
 			q.mu.Unlock()
 			return ErrOverloaded
 		}
+		last := q.waiting[n-1]
 		q.take(last)
 		last.ready <- ErrOverloaded
 	}

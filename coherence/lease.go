@@ -12,9 +12,13 @@ import (
 // openHolder is the holder of a lease that nobody needs; see OpenLease.
 var openHolder = [8]byte{255, 255, 255, 255, 255, 255, 255, 255}
 
-// FreeLease is what a holder leaves who gave up: it is over since ever, so the
-// next one who needs the value takes it.
-func FreeLease() Lease { return Lease{Until: 1} }
+// FreeLease is what a holder leaves who gave up: the next one who needs the
+// value takes it. Who has a value and only wants a younger one does not before
+// the given time, since the load has just failed.
+func FreeLease(until time.Time) Lease { return Lease{Until: max(1, until.UnixMicro())} }
+
+// IsFree reports whether it is a FreeLease.
+func (l Lease) IsFree() bool { return l.Holder == [8]byte{} && l.Until > 0 }
 
 // OpenLease is what a holder leaves whose value is not to be cached: until the
 // given time everybody loads without a lease, because waiting for each other

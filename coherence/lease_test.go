@@ -79,7 +79,7 @@ func TestLeaseOfValues(t *testing.T) {
 				t.Errorf("%c: payload %q, %v", state, payload, err)
 			}
 			// A holder who gives back does not ask which incarnation is there.
-			if !b.lease(LeaseRequest{Name: k, Seen: lease(4), Next: FreeLease()}) {
+			if !b.lease(LeaseRequest{Name: k, Seen: lease(4), Next: FreeLease(time.Now())}) {
 				t.Errorf("%c: not given back", state)
 			}
 		}
@@ -176,7 +176,12 @@ func TestLeaseKinds(t *testing.T) {
 	if l := OpenLease(now); !l.IsOpen() || l.Until != 1e6 {
 		t.Errorf("open: %+v", l)
 	}
-	if l := FreeLease(); l.IsOpen() || l.Until <= 0 || l.Until >= now.UnixMicro() {
-		t.Errorf("free: %+v", l)
+	for _, until := range []time.Time{{}, now} {
+		if l := FreeLease(until); l.IsOpen() || !l.IsFree() || l.Until != max(1, until.UnixMicro()) {
+			t.Errorf("free: %+v", l)
+		}
+	}
+	if (Lease{}).IsFree() || lease(1).IsFree() || OpenLease(now).IsFree() {
+		t.Error("no lease, or another's, is free")
 	}
 }
