@@ -22,6 +22,10 @@ help: ## list the targets
 demo: ## throwaway Postgres and Redis, a shop under load, and the stale-set race refused
 	@go run ./cmd/lethe demo
 
+.PHONY: shop
+shop: ## the example service: two instances behind one Lethe, until Ctrl-C
+	@go run ./examples/shop/try
+
 .PHONY: build
 build: ## bin/lethe, static
 	CGO_ENABLED=0 go build -trimpath -o bin/lethe ./cmd/lethe
