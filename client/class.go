@@ -40,8 +40,10 @@ type class struct {
 	//
 	// valid is the number that entries of L1 have if they are of this epoch and
 	// generation. No two classes have the same number, nor one at two times.
-	valid     atomic.Uint32
-	l1        *l1    // nil if the class is not kept in L1
+	valid atomic.Uint32
+	l1    *l1 // nil if the class is not kept in L1
+	// trusted is until when, by Client.now, no master's entries are too old.
+	trusted   atomic.Int64
 	l1Version uint32 // the version in keys of L1: 0 and 1 are the plain name
 
 	name     string
@@ -56,6 +58,10 @@ type class struct {
 	staleFor time.Duration
 	failing  bool
 	maxLoads int
+	// maxStale is the bound of what is served, if positive; strict says that it
+	// was asked for, and is not the default.
+	maxStale time.Duration
+	strict   bool
 	key      *keyTemplate // nil without KeyTemplate
 	linted   atomic.Bool  // lintKey has warned
 
@@ -201,7 +207,7 @@ type Class[T any] struct {
 func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 	cl := &class{
 		name: name, ttl: TTLDefault, maxValue: MaxValueDefault, maxLoads: MaxLoadsDefault, codec: JSON{},
-		serving: newServing(),
+		serving: newServing(), maxStale: c.opts.MaxStale, strict: c.vouching.strict,
 		flights: map[string]any{},
 	}
 	var errs []error

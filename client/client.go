@@ -58,6 +58,7 @@ type Client struct {
 	owners     *[coherence.Slots]atomic.Pointer[redis.Client]
 	store      atomic.Pointer[coherence.Store] // nil until Redis answered
 	breaker    breaker
+	vouching   vouching
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address
 
@@ -131,6 +132,7 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	if strings.ContainsAny(o.Namespace, "{}") {
 		return nil, fmt.Errorf("open client: Options.Namespace %q: braces would move keys between the slots of a cluster", o.Namespace)
 	}
+	asked := o.MaxStale
 	o = o.withDefaults()
 	_, clustered := o.Redis.(*redis.ClusterClient)
 	log := newLimited(o.Logger.Handler().WithAttrs([]slog.Attr{slog.String("component", "client")}), logBurst, logInterval)
@@ -146,10 +148,14 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	if o.L1Bytes > 0 {
 		c.l1 = newL1(o.L1Bytes, newTable(maphash.MakeSeed()))
 	}
+	c.vouching.strict = asked > 0
+	c.vouching.kick, c.vouching.masters = make(chan struct{}, 1), map[string]*master{}
 	c.connect()
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.loads, c.endLoads = context.WithCancel(context.WithoutCancel(ctx))
+	c.vouching.bound(o.MaxStale)
 	c.wg.Go(func() { c.run(c.ctx) })
+	c.wg.Go(func() { c.vouch(c.ctx) })
 	waitCtx, cancel := context.WithTimeout(ctx, o.OpenTimeout)
 	defer cancel()
 	if err := c.waitFor(waitCtx, func() bool { return c.State() == Live }); err != nil {
@@ -157,6 +163,8 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 			return nil, fmt.Errorf("open client: %w", joinClose(ctx.Err(), c))
 		}
 		c.logger.Warn("redis does not answer, reads go to the database", "waited", o.OpenTimeout)
+	} else {
+		c.firstVouch(ctx)
 	}
 	return c, nil
 }
@@ -306,6 +314,8 @@ func (c *Client) register(cl *class) error {
 	}
 	c.classes[cl.name] = append(c.classes[cl.name], cl)
 	c.voidLocked(cl.name) // 0 is for what was dropped
+	c.vouching.bound(cl.maxStale)
+	c.trustLocked()
 	if cl.staleCap > 0 {
 		c.spares.Store(true)
 	}

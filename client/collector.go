@@ -111,6 +111,12 @@ var clientMetrics = []metric[Stats]{
 				emit(is, state.String())
 			}
 		}),
+	newMetric(prometheus.GaugeValue, "client_master_age_seconds", "How old what a Redis master holds may be; below 0 if nobody knows.", []string{"node"},
+		func(s *Stats, emit emit) {
+			for node, age := range s.MasterAge {
+				emit(age.Seconds(), node)
+			}
+		}),
 	counter("client_state_changes_total", "Changes of the client's state.", func(s *Stats) uint64 { return s.StateChanges }),
 	gauge("client_flights", "Loads under way, each until its fill is over too.", func(s *Stats) float64 { return float64(s.Flights) }),
 	gauge("client_broadcast_number", "Number of the last broadcast that was handled.", func(s *Stats) float64 { return float64(s.Broadcasts) }),
@@ -149,6 +155,7 @@ var classMetrics = []metric[ClassStats]{
 	counter("cache_refreshes_total", "Loads in the background for a value that was served.", func(s *ClassStats) uint64 { return s.Refreshes }),
 	counter("cache_early_refreshes_total", "Refreshes before the value expired.", func(s *ClassStats) uint64 { return s.EarlyRefreshes }),
 	counter("cache_refreshes_skipped_total", "Refreshes for which there was no room among the loads.", func(s *ClassStats) uint64 { return s.RefreshesSkipped }),
+	counter("cache_untrusted_total", "Entries that were passed by because they may have been older than MaxStale.", func(s *ClassStats) uint64 { return s.Untrusted }),
 	counter("cache_undecodable_total", "Entries that could not be decoded and were taken for misses.", func(s *ClassStats) uint64 { return s.Undecodable }),
 	counter("cache_oversize_total", "Values that were too large to be stored.", func(s *ClassStats) uint64 { return s.Refused["oversize"] }),
 	counter("load_errors_total", "Loads that failed.", func(s *ClassStats) uint64 { return s.LoadErrors }),

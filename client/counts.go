@@ -123,10 +123,10 @@ type classCounts struct {
 	class    string
 	observer Observer // may be nil
 
-	l1Hits                                                                  striped
-	misses, loads, loadErrors, coalesced, overloaded, undecodable, fills    atomic.Uint64
-	leaseWaits, leaseTakeovers, evictions, unseenEvictions                  atomic.Uint64
-	softTimeouts, hardTimeouts, refreshes, earlyRefreshes, refreshesSkipped atomic.Uint64
+	l1Hits                                                                          striped
+	misses, loads, loadErrors, coalesced, overloaded, undecodable, untrusted, fills atomic.Uint64
+	leaseWaits, leaseTakeovers, evictions, unseenEvictions                          atomic.Uint64
+	softTimeouts, hardTimeouts, refreshes, earlyRefreshes, refreshesSkipped         atomic.Uint64
 
 	leaseWaiting atomic.Int64
 

@@ -42,6 +42,9 @@ func (e *Class[T]) begin(ctx context.Context, name string) (p permit, b coherenc
 		return p, b, false
 	}
 	p.ticket, p.usable = &b.Ticket, usable
+	if c := e.c; c.cluster != nil {
+		_, _ = c.route(ctx, name) // another master than before ends the epoch
+	}
 	if b.Mine {
 		p.lease = r.Lease
 	}
@@ -95,7 +98,11 @@ func (e *Class[T]) store(key string, value T, negative bool, p *permit, l *Load,
 	}
 	h := r.Header
 	h.Generation, h.Stamp = p.ticket.Known.Generation, r.RegisterStamp()
-	c.keep(cl, key, p.ticket.Name, value, metaOf(&h), len(r.Payload), p.at)
+	m := metaOf(&h)
+	if !l.standby && !l.composite {
+		m.own = l.began
+	}
+	c.keep(cl, key, p.ticket.Name, value, m, len(r.Payload), p.at)
 	return ""
 }
 

@@ -241,6 +241,7 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 	}
 	cl.mu.Lock()
 	f.at, f.began = p.at, c.now()
+	l.began = f.began
 	cl.mu.Unlock()
 	cl.counts.misses.Add(1)
 	cost, err := e.call(ctx, f, load, l)

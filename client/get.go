@@ -99,6 +99,9 @@ func (c *Client) local(cl *class, key string) (e *l1Entry, u use) {
 		}
 		u = due
 	}
+	if int64(now) >= cl.trusted.Load() && int64(now) < c.liveUntil.Load() && c.tooOld(cl, e.master, e.own) {
+		return nil, fresh
+	}
 	if int64(now) >= c.liveUntil.Load() {
 		if cl.staleFor == 0 || int64(now) >= c.lastLive.Load()+int64(cl.staleFor) {
 			return nil, fresh
@@ -246,6 +249,12 @@ func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position) (
 			a.value, a.meta, a.ok = e.take(key, name, &h, payload, at)
 			a.due = a.ok && !a.leased && e.dueL2(&h)
 			return a
+		case unvouched:
+			e.cl.counts.untrusted.Add(1)
+			if e.cl.staleCap > 0 {
+				a.spare = e.agedEntry(&h, payload, e.c.masterOf(name))
+			}
+			return a
 		case miss:
 			return a
 		}
@@ -286,6 +295,8 @@ const (
 	miss verdict = iota
 	hit
 	again
+	// unvouched: nothing is against it, but it may be older than MaxStale.
+	unvouched
 )
 
 // judge says whether an answer of Redis may be served.
@@ -311,7 +322,7 @@ func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence
 		case c.marked(at, name, h.Names):
 			return again
 		}
-		return hit
+		return c.fresh(cl, name)
 	}
 	// Nobody told what was invalidated meanwhile, so it is asked, after the
 	// answer.
@@ -324,6 +335,14 @@ func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence
 	v, err := c.control(ctx, classes)
 	if err != nil || !v.current(cl.name, h.Generation, h.Names) || v.purged(h.Stamp, h.Names, name) {
 		return miss
+	}
+	return c.fresh(cl, name)
+}
+
+// fresh is a hit, unless it may be too old.
+func (c *Client) fresh(cl *class, name string) verdict {
+	if c.tooOld(cl, c.masterOf(name), 0) {
+		return unvouched
 	}
 	return hit
 }
@@ -387,7 +406,7 @@ func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, 
 	now := c.now()
 	e := &l1Entry{
 		key: key, version: cl.l1Version, value: value, meta: m, cl: cl,
-		weight: weigh(size+len(key), m.names), spare: cl.staleCap > 0,
+		weight: weigh(size+len(key), m.names), master: c.masterOf(name), spare: cl.staleCap > 0,
 	}
 	if m.negative {
 		e.value = nil

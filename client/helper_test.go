@@ -132,6 +132,9 @@ func (w *world) open(o Options, h hooks) *Client {
 	if o.RedisTimeout == 0 {
 		o.RedisTimeout = 5 * time.Second // what is tested is not the machine's speed
 	}
+	if o.MaxStale == 0 {
+		o.MaxStale = -1 // this worker sends pulses only where a test asks for them
+	}
 	c, err := open(w.ctx(), o, h)
 	w.must(err)
 	w.t.Cleanup(func() {

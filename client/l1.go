@@ -40,6 +40,8 @@ type l1Entry struct {
 	cl              *class // nil in tests
 	room            *room
 	weight, version uint32
+	// master is the one that holds it in Redis.
+	master *master
 	// expires ends its use, soft its use without a load behind it; by
 	// Client.now.
 	expires, soft time.Duration
@@ -62,7 +64,10 @@ type meta struct {
 	soft       int64 // as expiry: from then on it wants to be loaded again
 	filled     int64 // as expiry
 	cost       time.Duration
-	negative   bool // there is nothing
+	// own is when this process began to load it from the primary, by Client.now;
+	// 0 if it came from Redis, from a standby, or was made of other entries.
+	own      time.Duration
+	negative bool // there is nothing
 	// cacheable is false if somebody said that it must not become a part of
 	// what is cached.
 	cacheable bool

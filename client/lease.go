@@ -85,9 +85,16 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 	p, b, ok := e.begin(ctx, name)
 	for ok && !b.Mine && !f.force {
 		h := &b.Header
-		if h.Filled > f.filled && c.judge(ctx, cl, name, h, at) == hit {
-			if v, m, ok := e.take(key, name, h, b.Payload, at); ok {
-				return p, v, m, found
+		if h.Filled > f.filled {
+			switch c.judge(ctx, cl, name, h, at) {
+			case hit:
+				if v, m, ok := e.take(key, name, h, b.Payload, at); ok {
+					return p, v, m, found
+				}
+			case unvouched:
+				// Nor would it be worth more if somebody else loaded it.
+				return p, v, m, leads
+			case miss, again:
 			}
 		}
 		w.background = f.background

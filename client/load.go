@@ -32,6 +32,8 @@ type Load struct {
 	known  coherence.Known
 	usable bool
 	bound  change.Position // of After
+	// began is when the loader was called, by Client.now; 0 if there was none.
+	began time.Duration
 
 	mu        sync.Mutex
 	over      bool

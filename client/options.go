@@ -59,6 +59,9 @@ type Options struct {
 	// OpenTimeout is how long Open waits for Redis to answer (default 2 s). It
 	// then returns a Client that reads the database, and goes on trying.
 	OpenTimeout time.Duration
+	// MaxStale is the bound of classes that have no MaxStale of their own: see
+	// there (default 1 min; negative: none).
+	MaxStale time.Duration
 	// TokenWait is how long a read under After waits until the cache has what
 	// the token names, before it reads the database (default 200 ms).
 	TokenWait time.Duration
@@ -76,6 +79,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OpenTimeout <= 0 {
 		o.OpenTimeout = OpenTimeoutDefault
+	}
+	if o.MaxStale == 0 {
+		o.MaxStale = MaxStaleDefault
 	}
 	if o.TokenWait <= 0 {
 		o.TokenWait = TokenWaitDefault

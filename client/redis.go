@@ -25,6 +25,7 @@ func (c *Client) connect() {
 			return redis.NewClient(&opt)
 		}
 		c.data, c.subs = dial(), dial()
+		c.vouching.only = c.vouching.master(r.Options().Addr)
 	case *redis.ClusterClient:
 		dial := func() *redis.ClusterClient {
 			opt := *r.Options()
@@ -93,6 +94,7 @@ func (c *Client) greet(ctx context.Context, cn *redis.Conn, addr string) error {
 	c.nodes[addr] = id
 	c.nodesMu.Unlock()
 	if known && was != id {
+		c.distrust(addr)
 		c.bump("another server answers at " + addr)
 	}
 	return nil
@@ -126,14 +128,10 @@ func (c *Client) get(ctx context.Context, key string) (raw []byte, err error) {
 // getCluster goes to the master of the slot by itself, to see when that is
 // another one than before: what came from the old one may be void then.
 func (c *Client) getCluster(ctx context.Context, key string) (raw []byte, err error) {
-	slot := &c.owners[coherence.Slot(key)]
 	for range 3 {
-		node, err := c.cluster.MasterForKey(ctx, key)
+		node, err := c.route(ctx, key)
 		if err != nil {
 			return nil, err
-		}
-		if was := slot.Swap(node); was != nil && was != node {
-			c.bump("a slot has another master")
 		}
 		raw, err = node.Get(ctx, key).Bytes()
 		if !redirected(err) {

@@ -96,6 +96,21 @@ func (e *Class[T]) staleEntry(h *coherence.Header, payload []byte) *spare[T] {
 	return sp
 }
 
+// agedEntry is what Redis holds of a value for which nobody vouches any more.
+func (e *Class[T]) agedEntry(h *coherence.Header, payload []byte, m *master) *spare[T] {
+	sp := &spare[T]{meta: metaOf(h), since: m.knownGood()}
+	if sp.since == 0 || h.State != coherence.StateValue || e.c.now()-sp.since >= e.cl.staleCap {
+		return nil
+	}
+	if !sp.meta.negative {
+		if err := e.cl.decode(h, payload, &sp.value); err != nil {
+			e.cl.counts.undecodable.Add(1)
+			return nil
+		}
+	}
+	return sp
+}
+
 // buried is what L1 has of a value that it must not serve as such any more.
 func (e *Class[T]) buried(key string) *spare[T] {
 	c, cl := e.c, e.cl
@@ -111,7 +126,11 @@ func (e *Class[T]) buried(key string) *spare[T] {
 	} else {
 		// Nobody knows of an invalidation, but it might have been missed. One
 		// that can still be used is not here, but for one that came just now.
-		ent = c.interred(ent, c.lastHeard())
+		since := c.lastHeard()
+		if cl.maxStale > 0 {
+			since = min(since, max(ent.master.knownGood(), ent.own))
+		}
+		ent = c.interred(ent, since)
 	}
 	v, ok := ent.value.(T)
 	if !ok && !ent.negative || ent.generation != cl.generation.Load() || c.now()-ent.buried >= cl.staleCap {

@@ -1,6 +1,10 @@
 package client
 
-import "github.com/redis/go-redis/v9"
+import (
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // Stats are counters since Open, and the state now. Counters are read one after
 // another, so what happens meanwhile may be in one and not in another.
@@ -34,6 +38,10 @@ type Stats struct {
 	// L1Entries and L1Bytes are what L1 holds, about.
 	L1Entries int
 	L1Bytes   uint64
+	// MasterAge says for each Redis master, by address, how old what it holds may
+	// be: everything that was committed longer ago has been invalidated there.
+	// Classes with a lesser MaxStale pass it by. -1: unknown.
+	MasterAge map[string]time.Duration
 	Classes   map[string]ClassStats
 }
 
@@ -82,6 +90,9 @@ type ClassStats struct {
 
 	// Undecodable entries were taken for misses.
 	Undecodable uint64
+	// Untrusted entries of Redis were passed by because nobody vouched for them:
+	// they may have been older than MaxStale.
+	Untrusted uint64
 	// Fills were accepted; Refused and those not tried are counted by reason.
 	Fills   uint64
 	Refused map[string]uint64
@@ -99,6 +110,7 @@ func (c *Client) Stats() Stats {
 		RedisErrors: c.counts.redisErrors.Load(), RedisErrorKinds: c.counts.kinds.snapshot(), RedisSkipped: c.counts.skipped.Load(), LogsLeftOut: c.log.state.total(),
 		Pool: poolStats(c.data.PoolStats()), Flights: int(c.counts.flights.Load()), Classes: map[string]ClassStats{},
 	}
+	s.MasterAge = c.masterAges()
 	if v := c.view.Load(); v != nil {
 		s.Broadcasts, s.Watermark = v.control.Number, v.control.W.String()
 	}
@@ -156,6 +168,7 @@ func (n *classCounts) addTo(t *ClassStats) {
 	t.LeaseWaits += n.leaseWaits.Load()
 	t.LeaseWaiting += int(n.leaseWaiting.Load())
 	t.LeaseTakeovers += n.leaseTakeovers.Load()
+	t.Untrusted += n.untrusted.Load()
 	t.Undecodable += n.undecodable.Load()
 	t.Fills += n.fills.Load()
 	t.L1Evictions += n.evictions.Load()
