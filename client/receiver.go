@@ -360,6 +360,9 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 		}
 	}
 	c.stale = false
+	// What was broadcast since the epoch began is in the control data and does
+	// not come as a message: it may concern whatever was asked since then.
+	c.marks.everything()
 	c.caughtUpLocked(sent)
 	c.publishLocked(next)
 	return true, nil

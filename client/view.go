@@ -118,8 +118,8 @@ func (m *marks) add(names []string, purge bool) {
 	switch {
 	case len(names) > marksMax:
 		// A message of that size marks everything.
-		m.prev, m.cur, names = nil, nil, nil
-		m.start, m.floor = seq+1, seq+1
+		m.forget(seq)
+		names = nil
 	case len(m.cur)+len(names) > marksMax:
 		m.prev, m.cur = m.cur, nil
 		m.start, m.floor = seq, m.start
@@ -133,6 +133,15 @@ func (m *marks) add(names []string, purge bool) {
 	if purge {
 		m.purge = seq
 	}
+}
+
+// everything is a message about all names.
+func (m *marks) everything() { m.forget(m.seq.Add(1)) }
+
+// forget makes what was asked before a message count as marked.
+func (m *marks) forget(seq uint64) {
+	m.prev, m.cur = nil, nil
+	m.start, m.floor = seq+1, seq+1
 }
 
 // hit reports whether a name was in a message after number since.
