@@ -297,6 +297,7 @@ func (a *agent) work(ctx context.Context, random *rand.Rand) {
 		case f < 97:
 			a.write(ctx, random)
 		case f < 98:
+			a.put(ctx, row)
 			a.refresh(ctx, row)
 		case f < 99:
 			a.check("invalidate", a.c.Invalidate(ctx, itemKey(row)))
@@ -367,6 +368,24 @@ func (a *agent) refresh(ctx context.Context, row int) {
 	o := Op{Client: a.ID, Kind: "refresh", Row: row, Start: Now()}
 	v, err := a.items.Refresh(a.token(ctx, &o), itemKey(row))
 	a.found(&o, &v, err)
+}
+
+// put caches what it has read by itself.
+func (a *agent) put(ctx context.Context, row int) {
+	at := a.c.Moment()
+	v := item{Load: a.loading(false)}
+	err := a.primary.QueryRow(ctx, "SELECT n FROM item WHERE id = $1", row).Scan(&v.N)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return
+	}
+	a.dawdle(ctx)
+	v.Load.End = Now()
+	if err == nil {
+		_, err = a.items.Put(ctx, at, itemKey(row), v)
+	}
+	if err != nil {
+		a.failed("put", err)
+	}
 }
 
 func (a *agent) found(o *Op, v *item, err error) {
@@ -443,7 +462,7 @@ func (a *agent) write(ctx context.Context, random *rand.Rand) {
 	}
 	o := Op{Client: a.ID, Kind: "write", Write: true, Absent: random.IntN(8) == 0, Start: Now()}
 	n := make([]int64, len(rows))
-	err := pgx.BeginFunc(ctx, a.primary, func(tx pgx.Tx) error {
+	change := func(ctx context.Context, tx pgx.Tx) error {
 		for i, row := range rows {
 			if err := tx.QueryRow(ctx, "UPDATE version SET n = n + 1 WHERE id = $1 RETURNING n", row).Scan(&n[i]); err != nil {
 				return err
@@ -457,24 +476,38 @@ func (a *agent) write(ctx context.Context, random *rand.Rand) {
 			}
 		}
 		return nil
-	})
+	}
+	var err error
+	if a.Database != "" && !a.Standby && random.IntN(2) == 0 {
+		o.Kind = "update"
+		_, err = a.items.Update(ctx, itemKey(rows[0]), func(ctx context.Context, tx pgx.Tx) (v item, err error) { return v, change(ctx, tx) })
+	} else {
+		err = pgx.BeginFunc(ctx, a.primary, func(tx pgx.Tx) error { return change(ctx, tx) })
+	}
 	o.End = Now()
 	var position string
 	if err == nil {
 		err = a.primary.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&position)
 	}
-	lsn, err2 := change.ParseLSN(position)
+	lsn, err2 := parseLSN(position)
 	if err != nil || err2 != nil {
 		a.failed("write", errors.Join(err, err2))
 		return
 	}
-	o.LSN = uint64(change.Bound(lsn))
+	o.LSN = lsn
 	for i, row := range rows {
 		part := o
 		part.Row, part.N = row, n[i]
 		a.say(report{Op: &part})
 	}
 	a.get(ctx, rows[0], "own", true)
+}
+
+// parseLSN turns an insert position into one that every commit that returned
+// before starts below.
+func parseLSN(text string) (uint64, error) {
+	lsn, err := change.ParseLSN(text)
+	return uint64(change.Bound(lsn)), err
 }
 
 // readAll reads everything that there is, twice: what the first reading loads
