@@ -55,6 +55,8 @@ type class struct {
 	maxValue int
 	codec    Codec
 	load     any // func(context.Context, string, *Load) (T, error)
+	loadMany any // func(context.Context, []string, *BatchLoad) (map[string]T, error)
+	maxBatch int
 	staleFor time.Duration
 	failing  bool
 	maxLoads int
@@ -206,7 +208,7 @@ type Class[T any] struct {
 // later call.
 func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 	cl := &class{
-		name: name, ttl: TTLDefault, maxValue: MaxValueDefault, maxLoads: MaxLoadsDefault, codec: JSON{},
+		name: name, ttl: TTLDefault, maxValue: MaxValueDefault, maxLoads: MaxLoadsDefault, maxBatch: MaxBatchDefault, codec: JSON{},
 		serving: newServing(), maxStale: c.opts.MaxStale, strict: c.vouching.strict,
 		flights: map[string]any{},
 	}
@@ -224,6 +226,10 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 			var zero T
 			errs = append(errs, fmt.Errorf("LoadWith returns something else than %T", zero))
 		}
+	}
+	if _, ok := cl.loadMany.(batchLoader[T]); !ok && cl.loadMany != nil {
+		var zero T
+		errs = append(errs, fmt.Errorf("LoadManyWith returns something else than %T", zero))
 	}
 	if _, ok := cl.fallback.(T); !ok && cl.fallback != nil {
 		var zero T

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +56,18 @@ func TestCluster(t *testing.T) {
 		w.want("read of another", w.get(t.Context(), eb, fmt.Sprint("item:", i)), int64(1))
 	}
 	w.wantLoads(0)
+	var keys []int
+	for i := range n {
+		keys = append(keys, i)
+	}
+	c := open()
+	shelf := newShelf(30)
+	if got := w.many(t.Context(), w.shelved(c, shelf), append(keys, 27, 28, 29)...); len(strings.Fields(got)) != n+3 {
+		t.Errorf("a batch on the cluster: %s", got)
+	}
+	shelf.wantCalls(t, "27 28 29")
+	w.want("L2 hits of the batch", c.Stats().Classes["item"].L2Hits, uint64(n))
+	w.want("fills of the batch", c.Stats().Classes["item"].Fills, uint64(3))
 	w.want("refused", fmt.Sprint(a.Stats().Classes["item"].Refused), "map[]")
 	w.write("item:3", 110)
 	w.live(a)

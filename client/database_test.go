@@ -291,6 +291,23 @@ func TestLoadFromStandby(t *testing.T) {
 	if _, err := Entries[int64](c, "item").Get(c.After(t.Context(), at(far).String()), "item:1", query(selectItem, 1)); !errors.Is(err, ErrBehind) {
 		t.Errorf("got %v, want ErrBehind", err)
 	}
+	// A batch from the standby: each key is judged by its own bucket.
+	batch := Entries[int64](c, "item", LoadManyWith(func(ctx context.Context, keys []string, l *BatchLoad) (map[string]int64, error) {
+		var v int64
+		err := l.QueryRow(ctx, selectItem, 1).Scan(&v)
+		return map[string]int64{keys[0]: v, keys[1]: v}, err
+	}))
+	got, err := batch.GetMany(t.Context(), []string{"item:1", "item:2"})
+	w.must(err)
+	c.fills.Wait()
+	w.want("values", len(got), 2)
+	if _, ok := w.header("item:1"); ok {
+		t.Error("the standby is far behind what item:1 misses, and it was cached")
+	}
+	h, ok := w.header("item:2")
+	if !ok || h.Stamp == at(100) || h.Stamp.LSN > change.LSN(lsn(t, p)) {
+		t.Errorf("stamp of item:2 is %v (stored: %v), want the standby's position", h.Stamp, ok)
+	}
 	// By hand, on a standby: in Redis.
 	w.must(c.Invalidate(t.Context(), "item:1"))
 }

@@ -25,6 +25,8 @@
 // written without the namespace.
 //
 // A class may have the loader instead (LoadWith), so that Get(ctx, key) is all.
+// GetMany reads many keys at once, with one call of a batch loader (LoadManyWith)
+// for all that are cached nowhere.
 // With KeyTemplate, products.Key(42) renders the key by the code of the rules,
 // and a key of another form is an error.
 //

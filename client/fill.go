@@ -64,46 +64,78 @@ func (e *Class[T]) settle(key string, value T, negative, failed bool, p *permit,
 	}
 }
 
-// store caches a value that has a ticket. The reason why it does not has been
-// counted.
+// loaded is a value that has a ticket, on its way into the cache.
+type loaded[T any] struct {
+	key      string
+	value    T
+	negative bool
+	p        *permit
+	l        *Load
+	cost     time.Duration
+	request  coherence.FillRequest
+}
+
+// store caches a value. The reason why it does not has been counted.
 func (e *Class[T]) store(key string, value T, negative bool, p *permit, l *Load, cost time.Duration) (refused string) {
+	return e.storeAll([]loaded[T]{{key: key, value: value, negative: negative, p: p, l: l, cost: cost}})[0]
+}
+
+// storeAll is store for the values of a batch: each is judged by itself, and
+// what is sent is sent together.
+func (e *Class[T]) storeAll(vs []loaded[T]) (refused []string) {
 	c, cl := e.c, e.cl
-	refuse := func(reason string, next coherence.Lease) string {
+	refused = make([]string, len(vs))
+	var returns []coherence.LeaseRequest
+	refuse := func(i int, reason string, next coherence.Lease) {
+		refused[i] = reason
 		cl.counts.refuse(reason)
-		e.giveBack(p, next)
-		return reason
+		returns = appendReturn(returns, vs[i].p, next)
 	}
-	if c.hooks.loaded != nil {
-		c.hooks.loaded(p.ticket.Name)
+	requests, index := make([]*coherence.FillRequest, 0, len(vs)), make([]int, 0, len(vs))
+	for i := range vs {
+		v := &vs[i]
+		if c.hooks.loaded != nil {
+			c.hooks.loaded(v.p.ticket.Name)
+		}
+		var reason string
+		if v.request, reason = e.fillRequest(v.key, v.value, v.negative, v.p, v.l, v.cost); reason != "" {
+			refuse(i, reason, coherence.OpenLease(time.Now().Add(leaseMax)))
+			continue
+		}
+		if c.epoch.Load() != v.p.at.epoch {
+			refuse(i, "epoch", coherence.FreeLease(time.Time{}))
+			continue
+		}
+		requests, index = append(requests, &v.request), append(index, i)
 	}
-	r, reason := e.fillRequest(key, value, negative, p, l, cost)
-	if reason != "" {
-		return refuse(reason, coherence.OpenLease(time.Now().Add(leaseMax)))
+	reasons, err := c.registerAndFill(requests)
+	for n := range requests {
+		i := index[n]
+		switch {
+		case err != nil:
+			refused[i] = "redis"
+			cl.counts.refuse("redis")
+		case reasons[n] == coherence.RefusedIncarnation:
+			refuse(i, reasons[n].String(), coherence.FreeLease(time.Time{}))
+		case reasons[n] != coherence.Stored:
+			refuse(i, reasons[n].String(), coherence.OpenLease(time.Now().Add(cl.took.lease())))
+		default:
+			v := &vs[i]
+			cl.counts.stored()
+			if c.hooks.filled != nil {
+				c.hooks.filled(v.p.ticket.Name)
+			}
+			h := v.request.Header
+			h.Generation, h.Stamp = v.p.ticket.Known.Generation, v.request.RegisterStamp()
+			m := metaOf(&h)
+			if !v.l.standby && !v.l.composite {
+				m.own = v.l.began
+			}
+			c.keep(cl, v.key, v.p.ticket.Name, v.value, m, len(v.request.Payload), v.p.at)
+		}
 	}
-	if c.epoch.Load() != p.at.epoch {
-		return refuse("epoch", coherence.FreeLease(time.Time{}))
-	}
-	switch reason, err := c.registerAndFill(&r); {
-	case err != nil:
-		cl.counts.refuse("redis")
-		return "redis"
-	case reason == coherence.RefusedIncarnation:
-		return refuse(reason.String(), coherence.FreeLease(time.Time{}))
-	case reason != coherence.Stored:
-		return refuse(reason.String(), coherence.OpenLease(time.Now().Add(cl.took.lease())))
-	}
-	cl.counts.stored()
-	if c.hooks.filled != nil {
-		c.hooks.filled(p.ticket.Name)
-	}
-	h := r.Header
-	h.Generation, h.Stamp = p.ticket.Known.Generation, r.RegisterStamp()
-	m := metaOf(&h)
-	if !l.standby && !l.composite {
-		m.own = l.began
-	}
-	c.keep(cl, key, p.ticket.Name, value, m, len(r.Payload), p.at)
-	return ""
+	c.returnLeases(returns)
+	return refused
 }
 
 // fillRequest is what is sent of a value, or why it is not cached.
@@ -144,12 +176,21 @@ func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l 
 }
 
 // registerAndFill does the two in that order: a purge that does not find the
-// member has raised the tag's header, and the registration is refused.
-func (c *Client) registerAndFill(r *coherence.FillRequest) (reason coherence.Reason, err error) {
+// member has raised the tag's header, and the registration is refused. After an
+// error each value may or may not be stored.
+func (c *Client) registerAndFill(requests []*coherence.FillRequest) ([]coherence.Reason, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	out := make([]coherence.Reason, len(requests))
 	var members []coherence.RegisterRequest
-	for _, n := range r.Header.Names {
-		if n.Kind != coherence.NameClass {
-			members = append(members, coherence.RegisterRequest{Name: n.Name, Member: r.Ticket.Name, Stamp: r.RegisterStamp()})
+	var owners []int
+	for i, r := range requests {
+		for _, n := range r.Header.Names {
+			if n.Kind != coherence.NameClass {
+				members = append(members, coherence.RegisterRequest{Name: n.Name, Member: r.Ticket.Name, Stamp: r.RegisterStamp()})
+				owners = append(owners, i)
+			}
 		}
 	}
 	if len(members) > 0 {
@@ -159,17 +200,30 @@ func (c *Client) registerAndFill(r *coherence.FillRequest) (reason coherence.Rea
 			return err
 		})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		for _, reason := range reasons {
+		for n, reason := range reasons {
 			if reason != coherence.Stored {
-				return reason, nil
+				out[owners[n]] = reason
 			}
 		}
 	}
-	err = c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) (err error) {
-		reason, err = s.Fill(ctx, *r)
+	var fills []coherence.FillRequest
+	var index []int
+	for i, r := range requests {
+		if out[i] == coherence.Stored {
+			fills, index = append(fills, *r), append(index, i)
+		}
+	}
+	if len(fills) == 0 {
+		return out, nil
+	}
+	err := c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error {
+		reasons, err := s.FillAll(ctx, fills)
+		for n, reason := range reasons {
+			out[index[n]] = reason
+		}
 		return err
 	})
-	return reason, err
+	return out, err
 }

@@ -137,9 +137,15 @@ func (e *Class[T]) unlistLocked(key string, f *flight[T]) {
 // await waits for a load: as long as ctx lasts, as long as the load may take,
 // and no longer than SoftTimeout if there is something else to return.
 func (e *Class[T]) await(ctx context.Context, key string, f *flight[T], sp *spare[T]) (v T, m meta, err error) {
+	return e.awaitUntil(ctx, key, f, sp, time.Now().Add(e.cl.soft))
+}
+
+// awaitUntil is await with the end of SoftTimeout, which several waits may have
+// together.
+func (e *Class[T]) awaitUntil(ctx context.Context, key string, f *flight[T], sp *spare[T], softEnd time.Time) (v T, m meta, err error) {
 	var soft <-chan time.Time
 	if e.cl.soft > 0 && !f.force && (sp != nil || e.cl.fallback != nil) {
-		t := time.NewTimer(e.cl.soft)
+		t := time.NewTimer(time.Until(softEnd))
 		defer t.Stop()
 		soft = t.C
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -207,59 +208,75 @@ type answer[T any] struct {
 // ask is cached, with what else there is.
 func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position) (a answer[T]) {
 	enough := bound.IsZero() || e.c.reached(bound)
-	if ent, u := e.local(key); ent != nil && (enough || ent.stamp.Covers(bound)) {
-		a.meta = ent.meta
-		a.meta.cacheable, a.meta.layer = ent.cacheable && u != unheard, LayerL1
-		switch u {
-		case unheard:
-			a.meta.layer, a.meta.age = LayerStale, e.c.now()-time.Duration(e.c.lastLive.Load())
-		case due:
-			a.due = e.dueL1(ent)
-		case fresh:
-		}
-		if a.value, a.ok = ent.value.(T); a.ok || a.meta.negative {
-			a.ok = true
-			return a
-		}
+	if e.askL1(&a, key, enough, bound) {
+		return a
 	}
 	name := e.c.name(e.cl, key)
 	for range readTries {
 		at := e.c.sending()
 		raw, err := e.c.get(ctx, name)
-		if err != nil || raw == nil {
-			return a
-		}
-		h, payload, err := coherence.Parse(raw)
-		if err != nil || h.State == coherence.StateEmpty {
-			return a
-		}
-		if h.State == coherence.StateStale && e.cl.staleCap == 0 {
-			return a
-		}
-		switch e.c.trust(ctx, e.cl, name, &h, at) {
-		case hit:
-			if !enough && !h.Stamp.Covers(bound) {
-				return a
-			}
-			a.leased = left(h.Lease) > 0
-			if h.State == coherence.StateStale {
-				a.spare = e.staleEntry(&h, payload)
-				return a
-			}
-			a.value, a.meta, a.ok = e.take(key, name, &h, payload, at)
-			a.due = a.ok && !a.leased && e.dueL2(&h)
-			return a
-		case unvouched:
-			e.cl.counts.untrusted.Add(1)
-			if e.cl.staleCap > 0 {
-				a.spare = e.agedEntry(&h, payload, e.c.masterOf(name))
-			}
-			return a
-		case miss:
+		if err != nil || !e.askL2(ctx, &a, key, name, raw, at, enough, bound) {
 			return a
 		}
 	}
 	return a
+}
+
+// askL1 is ask's first half. enough says that w has reached the bound already.
+func (e *Class[T]) askL1(a *answer[T], key string, enough bool, bound change.Position) bool {
+	ent, u := e.local(key)
+	if ent == nil || !enough && !ent.stamp.Covers(bound) {
+		return false
+	}
+	a.meta = ent.meta
+	a.meta.cacheable, a.meta.layer = ent.cacheable && u != unheard, LayerL1
+	switch u {
+	case unheard:
+		a.meta.layer, a.meta.age = LayerStale, e.c.now()-time.Duration(e.c.lastLive.Load())
+	case due:
+		a.due = e.dueL1(ent)
+	case fresh:
+	}
+	a.value, a.ok = ent.value.(T)
+	a.ok = a.ok || a.meta.negative
+	return a.ok
+}
+
+// askL2 is ask's second half, given what Redis answered to what was sent at a
+// moment. true says that it is to be asked again.
+func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, raw []byte, at since, enough bool, bound change.Position) (retry bool) {
+	if raw == nil {
+		return false
+	}
+	h, payload, err := coherence.Parse(raw)
+	if err != nil || h.State == coherence.StateEmpty {
+		return false
+	}
+	if h.State == coherence.StateStale && e.cl.staleCap == 0 {
+		return false
+	}
+	switch e.c.trust(ctx, e.cl, name, &h, at) {
+	case again:
+		return true
+	case hit:
+		if !enough && !h.Stamp.Covers(bound) {
+			return false
+		}
+		a.leased = left(h.Lease) > 0
+		if h.State == coherence.StateStale {
+			a.spare = e.staleEntry(&h, payload)
+			return false
+		}
+		a.value, a.meta, a.ok = e.take(key, name, &h, payload, at)
+		a.due = a.ok && !a.leased && e.dueL2(&h)
+	case unvouched:
+		e.cl.counts.untrusted.Add(1)
+		if e.cl.staleCap > 0 {
+			a.spare = e.agedEntry(&h, payload, e.c.masterOf(name))
+		}
+	case miss:
+	}
+	return false
 }
 
 // readTries bounds how often an answer is asked for again because a message
@@ -347,8 +364,15 @@ func (c *Client) fresh(cl *class, name string) verdict {
 	return hit
 }
 
+// controlKey is for the control data that was read for all keys of a batch,
+// after the answers for all of them.
+type controlKey struct{}
+
 // control reads the control data for one read.
 func (c *Client) control(ctx context.Context, classes []string) (*view, error) {
+	if v, ok := ctx.Value(controlKey{}).(*view); ok && !slices.ContainsFunc(classes, func(n string) bool { return !v.knows(n) }) {
+		return v, nil
+	}
 	var v view
 	err := c.withStore(ctx, func(ctx context.Context, s *coherence.Store) error {
 		ctl, err := s.Control(ctx, classes...)

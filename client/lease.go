@@ -166,12 +166,23 @@ func (e *Class[T]) look(ctx context.Context, name string, p permit) (permit, coh
 
 // giveBack ends a lease that is held, for those who wait for it.
 func (e *Class[T]) giveBack(p *permit, next coherence.Lease) {
+	e.c.returnLeases(appendReturn(nil, p, next))
+}
+
+// appendReturn appends what gives a lease back, if one is held.
+func appendReturn(to []coherence.LeaseRequest, p *permit, next coherence.Lease) []coherence.LeaseRequest {
 	if p.lease == (coherence.Lease{}) {
+		return to
+	}
+	return append(to, coherence.LeaseRequest{Name: p.ticket.Name, Seen: p.lease, Next: next})
+}
+
+func (c *Client) returnLeases(rs []coherence.LeaseRequest) {
+	if len(rs) == 0 {
 		return
 	}
-	r := coherence.LeaseRequest{Name: p.ticket.Name, Seen: p.lease, Next: next}
-	_ = e.c.withStore(e.c.ctx, func(ctx context.Context, s *coherence.Store) error {
-		_, err := s.Lease(ctx, r)
+	_ = c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error {
+		_, err := s.LeaseAll(ctx, rs)
 		return err
 	})
 }

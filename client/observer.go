@@ -136,7 +136,8 @@ type ReadEvent struct {
 	Err error
 }
 
-// LoadEvent is one run of a loader.
+// LoadEvent is one run of a loader. Key is the first few keys in words if it was
+// given several.
 type LoadEvent struct {
 	Class, Key string
 	// Cost is how long the loader ran, without the time it waited to be let.

@@ -138,5 +138,8 @@ func (e *Class[T]) loader(key string, own []func(context.Context, *Load) (T, err
 	if l, ok := e.cl.load.(func(context.Context, string, *Load) (T, error)); ok {
 		return func(ctx context.Context, load *Load) (T, error) { return l(ctx, key, load) }
 	}
+	if l, ok := e.cl.loadMany.(batchLoader[T]); ok {
+		return l.single(key)
+	}
 	return nil
 }

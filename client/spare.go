@@ -27,20 +27,26 @@ func (e *Class[T]) serve(ctx context.Context, key string, load func(context.Cont
 		}
 		return e.result(a.value, a.meta)
 	}
+	if v, m, ok := e.serveStale(ctx, key, &a, load); ok {
+		return e.result(v, m)
+	}
+	v, m, err = e.shared(ctx, key, load, a.spare)
+	return e.rescue(ctx, a.spare, v, m, err)
+}
+
+// serveStale is for a read that would have to wait: a stale value, if it may be
+// served at once. Another one that may be served later goes into a.spare.
+func (e *Class[T]) serveStale(ctx context.Context, key string, a *answer[T], load func(context.Context, *Load) (T, error)) (v T, m meta, ok bool) {
 	atOnce := a.spare != nil || e.cl.soft == 0
 	if a.spare == nil {
 		a.spare = e.buried(key)
 	}
 	if atOnce && a.spare != nil && load != nil {
-		if v, m, ok := e.stale(a.spare); ok {
-			if !a.leased {
-				e.renew(ctx, key, load, -1)
-			}
-			return e.result(v, m)
+		if v, m, ok = e.stale(a.spare); ok && !a.leased {
+			e.renew(ctx, key, load, -1)
 		}
 	}
-	v, m, err = e.shared(ctx, key, load, a.spare)
-	return e.rescue(ctx, a.spare, v, m, err)
+	return v, m, ok
 }
 
 // rescue is what is returned in place of an error, if there is anything.

@@ -133,4 +133,4 @@ func commitError(err error) error {
 }
 
 // loads reports whether the class has a loader.
-func (e *Class[T]) loads() bool { return e.cl.load != nil }
+func (e *Class[T]) loads() bool { return e.cl.load != nil || e.cl.loadMany != nil }
