@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net/http"
 	"time"
 
@@ -26,7 +25,7 @@ func Example() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, "postgres://localhost/shop")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer pool.Close()
 	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379"})
@@ -34,7 +33,7 @@ func Example() {
 
 	c, err := client.Open(ctx, client.Options{Redis: rdb, Namespace: "shop", Database: pool})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer c.Close()
 
@@ -46,7 +45,7 @@ func Example() {
 		return p, err
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println(p.Name)
 }
@@ -79,22 +78,6 @@ func ExampleLoadWith() {
 	})
 }
 
-// A value made from other entries is forgotten with each of them.
-func ExampleLoad() {
-	var c *client.Client // of Open
-	products := client.Entries[Product](c, "product")
-	pages := client.Entries[string](c, "page", client.TTL(10*time.Minute))
-	page, err := pages.Get(context.Background(), "page:home", func(ctx context.Context, l *client.Load) (string, error) {
-		p, err := products.Get(ctx, "product:42") // the page now depends on it
-		if err != nil {
-			return "", err
-		}
-		l.DependsOn("banner:top") // read by other means
-		return "<h1>" + p.Name + "</h1>", nil
-	})
-	fmt.Println(page, err)
-}
-
 // Reads that must contain a write, also in another service: the token travels
 // in a header or a cookie.
 func ExampleClient_Wrote() {
@@ -102,33 +85,13 @@ func ExampleClient_Wrote() {
 	var pool *pgxpool.Pool
 	ctx := context.Background()
 	if _, err := pool.Exec(ctx, "update products set name = 'Lamp' where id = 42"); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	token, err := c.Wrote(ctx, pool)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	products := client.Entries[Product](c, "product")
 	p, err := products.Get(c.After(ctx, token), "product:42")
 	fmt.Println(p, err)
-}
-
-func ExampleClient_InvalidateTags() {
-	var c *client.Client // of Open
-	ctx := context.Background()
-	if err := c.InvalidateTags(ctx, client.Any("category:lamps", "category:chairs")); err != nil {
-		log.Print(err)
-	}
-	if err := c.InvalidateTags(ctx, client.All("category:lamps", "brand:7")); err != nil {
-		log.Print(err)
-	}
-	if err := c.Invalidate(ctx, "product:42"); err != nil {
-		log.Print(err)
-	}
-}
-
-func ExampleClient_Stats() {
-	var c *client.Client // of Open
-	s := c.Stats()
-	fmt.Println(s.State, s.L1Bytes, s.Classes["product"].L1Hits)
 }

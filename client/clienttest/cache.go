@@ -3,7 +3,6 @@ package clienttest
 import (
 	"context"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/lethe-cache/lethe/client"
@@ -17,13 +16,24 @@ type Options struct {
 	Client client.Options
 }
 
+// TB is what New needs of a testing.TB. A program that is no test, such as an
+// example, may bring one of its own.
+type TB interface {
+	Cleanup(func())
+	Context() context.Context
+	Errorf(format string, args ...any)
+	// Fatalf does not return.
+	Fatalf(format string, args ...any)
+	Helper()
+}
+
 // Cache is a cache in the process with controls. Its methods are for the
 // goroutine of the test; the clients are for any.
 type Cache struct {
 	// Client is live when New returns. It is closed when the test ends.
 	Client *client.Client
 
-	t       testing.TB
+	t       TB
 	base    client.Options
 	server  *server
 	worker  *worker
@@ -34,7 +44,7 @@ type Cache struct {
 const patience = 30 * time.Second
 
 // New makes a Cache that ends with the test, with everything it has started.
-func New(t testing.TB, o ...Options) *Cache {
+func New(t TB, o ...Options) *Cache {
 	t.Helper()
 	var opts Options
 	if len(o) > 0 {
@@ -42,7 +52,7 @@ func New(t testing.TB, o ...Options) *Cache {
 	}
 	ct := &Cache{t: t, base: opts.Client}
 	if ct.base.Redis != nil || ct.base.Database != nil {
-		t.Fatal("clienttest: Options.Client.Redis and Database must be nil: the cache brings its own Redis and has no database")
+		t.Fatalf("clienttest: Options.Client.Redis and Database must be nil: the cache brings its own Redis and has no database")
 	}
 	ct.server = newServer()
 	t.Cleanup(ct.server.close)
@@ -61,7 +71,7 @@ func New(t testing.TB, o ...Options) *Cache {
 func (ct *Cache) Open(o client.Options) *client.Client {
 	ct.t.Helper()
 	if o.Redis != nil || o.Database != nil {
-		ct.t.Fatal("clienttest: Redis and Database must be nil")
+		ct.t.Fatalf("clienttest: Redis and Database must be nil")
 	}
 	rdb := ct.server.dial()
 	defer rdb.Close() // the Client takes its settings
@@ -127,7 +137,8 @@ func (ct *Cache) Token() string { return ct.worker.token() }
 
 // Settle lets the workers catch up: it applies what was committed, sends a
 // heartbeat, and returns when every Client that hears the broadcast has heard
-// all of it. It ends what LoseNextMessage began.
+// all of it and knows the classes of all its Entries. It ends what
+// LoseNextMessage began.
 func (ct *Cache) Settle() {
 	ct.t.Helper()
 	ct.server.keep()
@@ -163,7 +174,8 @@ func (ct *Cache) apply() {
 	for _, c := range ct.clients {
 		ct.until("a client has not heard the broadcast", func() bool {
 			s := c.Stats()
-			return s.State == client.Blind || s.Broadcasts >= number && s.Watermark >= w
+			// Not live is also one that reads the record of a new class.
+			return s.State == client.Blind || s.State == client.Live && s.Broadcasts >= number && s.Watermark >= w
 		})
 	}
 }

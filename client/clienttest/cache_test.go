@@ -283,7 +283,8 @@ func TestBlindAndRecover(t *testing.T) {
 }
 
 func TestBlindPolicies(t *testing.T) {
-	everywhere(t, func(t *testing.T) {
+	// In a bubble only: a stalled machine keeps nothing in L1.
+	synctest.Test(t, func(t *testing.T) {
 		ct := New(t)
 		stale := newShop(t, ct, ct.Client, client.StaleWhileNotLive(time.Hour))
 		strict := client.Entries[int64](ct.Client, "strict", client.FailWhileNotLive())
