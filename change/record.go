@@ -43,6 +43,7 @@ const (
 	ReasonCascade     = "cascade"     // depth or fan-out limit exceeded
 	ReasonUnknownEra  = "unknown_era" // the era can not be stored
 	ReasonMapChange   = "map_change"  // the partition map changed
+	ReasonRules       = "rules"       // the rules changed
 )
 
 // Record is the unit that travels from the reader to one partition's worker:

@@ -16,11 +16,11 @@ import (
 // collect turns deliveries into the batch: targets of changes, raises, dead
 // letters, and the mark that is due when all of it is applied.
 func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error {
-	l.refresh()
 	l.targets.Reset()
 	clear(l.ends)
 	l.ends = l.ends[:0]
 	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0]}
+	l.follow(ctx)
 	for i := range deliveries {
 		d := &deliveries[i]
 		l.batch.offset = d.Offset

@@ -25,6 +25,7 @@ type lane struct {
 	field int
 
 	rules   *Rules
+	follows followed
 	matcher *rules.Matcher
 	walker  *depgraph.Walker
 	handles *handles

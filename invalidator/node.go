@@ -67,6 +67,10 @@ func (l *lane) start(ctx context.Context) (err error) {
 	if len(lost) > 0 {
 		l.floor = change.Position{}
 	}
+	applied := slices.ContainsFunc(marks, func(m coherence.Watermark) bool { return m.Found })
+	if err := l.recall(ctx, applied); err != nil {
+		return err
+	}
 	l.written.raise(l.floor)
 	l.expected.raise(l.floor)
 	l.past.Store(newHistory(l.w.cfg.History, l.w.cfg.HistoryBytes, l.floor))
@@ -78,7 +82,7 @@ func (l *lane) start(ctx context.Context) (err error) {
 		// Without a source record nothing was ever cached, unless the record
 		// was and is gone. Its era comes with the first record of the log, and
 		// behind that a second raise, whose bound needs it.
-		l.suspect = evicted || slices.ContainsFunc(marks, func(m coherence.Watermark) bool { return m.Found })
+		l.suspect = evicted || applied
 		if !l.suspect {
 			return nil
 		}

@@ -41,17 +41,10 @@ func (p *Plan) ClassOf(name []byte) *Class { return p.set.ClassOf(name) }
 // not tell may be touched too, so that "*" is to be raised.
 func (p *Plan) ClassesOfTable(table string) (classes []*Class, all bool) {
 	for _, r := range p.byTable[table] {
-		cs, a := p.set.classesOfRule(r)
+		cs, a := p.set.touchedByRule(r)
 		all = all || a
 		for _, c := range cs {
 			classes = addClass(classes, c)
-		}
-	}
-	for _, c := range slices.Clone(classes) {
-		more, a := p.set.Reach(c.Key, CascadeDepthMax)
-		all = all || a
-		for _, m := range more {
-			classes = addClass(classes, m)
 		}
 	}
 	return classes, all

@@ -1,0 +1,93 @@
+package rules
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+)
+
+// Unit is a piece of a set that decides which entries changes invalidate. Two
+// sets with the same units invalidate the same; what is only in one of them is
+// what a reload has to think of.
+type Unit struct {
+	// ID is a hash of everything that matters in the unit: not its name, place
+	// or comments, nor what is done with the entries.
+	ID uint64
+	// What names the unit for people: rule "a", entry "b", dependency of "c:{id}".
+	What string
+	// Classes are those whose entries it invalidates, or whose names it shapes;
+	// All says that others may be among them, since clients may name any tag.
+	Classes []*Class
+	All     bool
+}
+
+// Units returns the pieces of the set: its rules, entries and dependencies in
+// the order of the file.
+func (s *Set) Units() []Unit {
+	var out []Unit
+	add := func(what string, classes []*Class, all bool, parts ...string) {
+		h := fnv.New64a()
+		for _, p := range parts {
+			fmt.Fprintf(h, "%d:%s", len(p), p)
+		}
+		out = append(out, Unit{ID: h.Sum64(), What: what, Classes: classes, All: all})
+	}
+	for _, r := range s.Rules {
+		classes, all := s.touchedByRule(r)
+		parts := []string{"rule", r.QualifiedTable(), r.On.String(), r.When, fmt.Sprint(r.Cascade, r.Strict), strings.Join(texts(r.Keys), "\x00")}
+		for _, tags := range r.Tags {
+			parts = append(parts, strings.Join(texts(tags.All), "\x00"))
+		}
+		add(fmt.Sprintf("rule %q", r.Name), classes, all, parts...)
+	}
+	for _, c := range s.Entries {
+		add(fmt.Sprintf("entry %q", c.Name), []*Class{c}, false, "entry", c.Name, c.Key.String(), c.Mode.String(),
+			fmt.Sprint(c.Versions), strings.Join(texts(c.Tags), "\x00"))
+	}
+	for _, d := range s.Dependencies {
+		classes, all := s.Reach(d.Of, CascadeDepthMax)
+		add(fmt.Sprintf("dependency of %q", d.Of), classes, all, "dependency", d.Of.String(), strings.Join(texts(d.Also), "\x00"))
+	}
+	return out
+}
+
+func texts(list []*Template) []string {
+	out := make([]string, len(list))
+	for i, t := range list {
+		out[i] = t.String()
+	}
+	return out
+}
+
+// touchedByRule returns the classes that a rule touches, by itself and by the
+// cascade.
+func (s *Set) touchedByRule(r *Rule) (classes []*Class, all bool) {
+	classes, all = s.classesOfRule(r)
+	for _, c := range slices.Clone(classes) {
+		more, a := s.Reach(c.Key, CascadeDepthMax)
+		all = all || a
+		for _, m := range more {
+			classes = addClass(classes, m)
+		}
+	}
+	return classes, all
+}
+
+// Difference tells what became of a set's units: those that are only in next
+// were added, a changed one is among both.
+func Difference(before, next *Set) (added, removed []string) {
+	only := func(a, b *Set) (out []string) {
+		there := map[uint64]bool{}
+		for _, u := range b.Units() {
+			there[u.ID] = true
+		}
+		for _, u := range a.Units() {
+			if !there[u.ID] {
+				out = append(out, u.What)
+			}
+		}
+		return out
+	}
+	return only(next, before), only(before, next)
+}
