@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/lethe-cache/lethe/change"
@@ -121,32 +122,41 @@ func (p *Plan) PlainPatterns() []PlainPattern {
 
 // Tables returns what the rules need of each table, sorted by name.
 func (s *Set) Tables() []TableUse {
-	at := map[string]*TableUse{}
-	var names []string
+	var uses []TableUse
 	for _, r := range s.Rules {
-		name := r.QualifiedTable()
-		u := at[name]
-		if u == nil {
-			u = &TableUse{Schema: r.Schema, Name: r.Table, Columns: []string{}, OldColumns: []string{}}
-			at[name] = u
-			names = append(names, name)
-		}
-		u.Ops |= r.On
+		u := TableUse{Schema: r.Schema, Name: r.Table, Columns: []string{}, OldColumns: []string{}, Ops: r.On}
 		for _, use := range r.columns() {
 			u.Columns = append(u.Columns, use.name)
 			if use.old && r.On&(OnUpdate|OnDelete) != 0 {
 				u.OldColumns = append(u.OldColumns, use.name)
 			}
 		}
+		uses = append(uses, u)
 	}
-	slices.Sort(names)
-	out := make([]TableUse, len(names))
-	for i, n := range names {
-		u := at[n]
+	return MergeTables(uses)
+}
+
+// MergeTables returns one use for each table, which asks for all that any of
+// uses does, sorted by name.
+func MergeTables(uses []TableUse) []TableUse {
+	at := map[string]*TableUse{}
+	for _, u := range uses {
+		have := at[u.QualifiedName()]
+		if have == nil {
+			have = &TableUse{Schema: u.Schema, Name: u.Name, Columns: []string{}, OldColumns: []string{}}
+			at[u.QualifiedName()] = have
+		}
+		have.Ops |= u.Ops
+		have.Columns = append(have.Columns, u.Columns...)
+		have.OldColumns = append(have.OldColumns, u.OldColumns...)
+	}
+	out := make([]TableUse, 0, len(at))
+	for _, name := range slices.Sorted(maps.Keys(at)) {
+		u := at[name]
 		slices.Sort(u.Columns)
 		slices.Sort(u.OldColumns)
 		u.Columns, u.OldColumns = slices.Compact(u.Columns), slices.Compact(u.OldColumns)
-		out[i] = *u
+		out = append(out, *u)
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +23,11 @@ import (
 // database is the ordinary connections to the primary, all that the process
 // has beside the reader's own.
 type database struct {
-	pool  *pgxpool.Pool
-	log   *slog.Logger
+	pool *pgxpool.Pool
+	log  *slog.Logger
+	// mu is held while the publications are looked at or brought in step: by
+	// the watch, and by a reload.
+	mu    sync.Mutex
 	watch *publication.Watcher
 	cfg   publication.Config
 	// raising are the stored gaps whose raises are on their way.
@@ -103,6 +107,8 @@ func (d *database) checkWALLevel(ctx context.Context) error {
 // rules. What entered is returned, beside an error too: a gap for the classes of
 // its rules.
 func (d *database) syncPublications(ctx context.Context, name string, uses []rules.TableUse) (publication.Changes, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.cfg = publication.Config{Name: name}
 	changes, err := publication.Sync(ctx, d.pool, d.cfg, uses)
 	if err != nil {
@@ -113,6 +119,13 @@ func (d *database) syncPublications(ctx context.Context, name string, uses []rul
 	changes.Add(checked)
 	d.logPublications(changes)
 	return changes, err
+}
+
+// watchFor makes the watch look at these tables from now on.
+func (d *database) watchFor(uses []rules.TableUse) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watch = publication.NewWatcher(d.cfg, rules.MergeTables(uses))
 }
 
 // raiser is the part of the reader that gaps are told to.
@@ -140,8 +153,14 @@ func raiseGaps(r raiser, changes publication.Changes) {
 
 // raiseDue asks for the raises of stored gaps, those of earlier processes too,
 // and notes which have become durable. Until that is noted they are due again
-// at the next start. One goroutine at a time calls it.
+// at the next start.
 func (d *database) raiseDue(ctx context.Context, r raiser, slot string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.raiseDueLocked(ctx, r, slot)
+}
+
+func (d *database) raiseDueLocked(ctx context.Context, r raiser, slot string) error {
 	waiting := d.raising[:0]
 	for _, x := range d.raising {
 		select {
@@ -195,20 +214,30 @@ func (d *database) watchPublication(ctx context.Context, r raiser, slot string) 
 		if r.State().Phase == cdc.PhaseWaitingForSlot {
 			continue
 		}
-		changes, err := d.watch.Check(ctx, d.pool)
+		err := d.checkPublications(ctx, r, slot)
 		if ctx.Err() != nil {
 			return
 		}
-		raiseGaps(r, changes)
-		d.logPublications(changes)
-		if err == nil {
-			err = d.raiseDue(ctx, r, slot)
-		}
-		if err != nil && !failing && ctx.Err() == nil {
+		if err != nil && !failing {
 			d.log.Warn("check publications", "error", err)
 		}
 		failing = err != nil
 	}
+}
+
+func (d *database) checkPublications(ctx context.Context, r raiser, slot string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changes, err := d.watch.Check(ctx, d.pool)
+	raiseGaps(r, changes)
+	if ctx.Err() != nil {
+		return err
+	}
+	d.logPublications(changes)
+	if err != nil {
+		return err
+	}
+	return d.raiseDueLocked(ctx, r, slot)
 }
 
 func (d *database) logPublications(c publication.Changes) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,7 +37,7 @@ code 1 if any is stale. Nothing is left behind.`,
 			if duration < time.Second || duration > 10*time.Minute {
 				return usagef("--duration %s: want 1s to 10m", duration)
 			}
-			graceful, _, release := stopSignals(cmd.Context())
+			graceful, _, release := stopSignals(cmd.Context(), syscall.SIGHUP)
 			defer release()
 			d := &demo{out: p.stdout, log: demoLogger(p), duration: duration}
 			return d.run(graceful)
@@ -133,7 +134,9 @@ func (d *demo) open(ctx context.Context, dir string) (err error) {
 	d.redis = redis.NewClient(options)
 	d.view = newDemoView(d.out)
 	s := &settings{PostgresURL: d.servers.postgresURL, RedisURL: d.servers.redisURL, Slot: "lethe", Publication: "lethe"}
-	d.line = newPipeline(s, roles{reader: true, worker: true}, d.set, d.log, prometheus.NewRegistry())
+	if d.line, err = newPipeline(s, roles{reader: true, worker: true}, d.set, d.log, prometheus.NewRegistry()); err != nil {
+		return err
+	}
 	d.line.observer = d.view.observer()
 	d.line.redisRunID = d.servers.redisRunID
 	return nil

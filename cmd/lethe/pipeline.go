@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,7 +39,10 @@ type pipeline struct {
 	// redisRunID replaces INFO server where the server has none. Optional.
 	redisRunID func(ctx context.Context, addr string) (string, error)
 
-	rules   *rules.Set
+	// rules are those in force; asked asks to read their files again.
+	rules   atomic.Pointer[ruleset]
+	asked   <-chan struct{}
+	reloads *reloads
 	metrics *metrics
 
 	// What has been brought up so far; readiness looks at it from the HTTP
@@ -68,12 +72,21 @@ type parts struct {
 	deadLetters stream.DeadLetters
 }
 
-func newPipeline(s *settings, r roles, set *rules.Set, log *slog.Logger, registry *prometheus.Registry) *pipeline {
-	return &pipeline{
-		settings: s, roles: r, rules: set, log: log, registry: registry,
-		metrics: newMetrics(registry), stage: "starting",
+func newPipeline(s *settings, r roles, set *rules.Set, log *slog.Logger, registry *prometheus.Registry) (*pipeline, error) {
+	first, err := newRuleset(set)
+	if err != nil {
+		return nil, err
 	}
+	p := &pipeline{
+		settings: s, roles: r, log: log, registry: registry,
+		metrics: newMetrics(registry), reloads: newReloads(registry), stage: "starting",
+	}
+	p.rules.Store(first)
+	return p, nil
 }
+
+// namespace is that of the rules, which no reload changes.
+func (p *pipeline) namespace() string { return p.rules.Load().set.Namespace }
 
 // run brings everything up and runs it until graceful ends (intake stops, what
 // was taken is applied), hurry ends (everything is left as it is), or something
@@ -109,10 +122,17 @@ func (p *pipeline) stream(graceful, hurry context.Context) error {
 		stopIntake() // a reader without a worker fills the log for nobody
 		workerDone <- err
 	}()
+	followDone := make(chan struct{})
+	go func() {
+		defer close(followDone)
+		p.followRules(intake, p.asked)
+	}()
 	readErr := p.read(intake)
 	if p.up.reader == nil {
 		<-intake.Done()
 	}
+	stopIntake()
+	<-followDone
 	if readErr != nil {
 		p.setStage("stopping: " + readErr.Error())
 	} else {
@@ -172,7 +192,7 @@ func (p *pipeline) work(ctx context.Context) error {
 		// The topic may be Debezium's, whose records lack what our reader knows.
 		consumer = foreign.New(consumer, foreign.Config{
 			Conn: p.up.database.pool, Hints: p.hints, Logger: p.log,
-			Tracker: source.New("foreign:"+p.settings.kafka(p.rules.Namespace, p.log).Group, p.log),
+			Tracker: source.New("foreign:"+p.settings.kafka(p.namespace(), p.log).Group, p.log),
 		})
 	}
 	err := consumer.Run(ctx, p.up.worker.Work)

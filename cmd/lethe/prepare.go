@@ -29,10 +29,7 @@ import (
 // server that does not answer is tried again until ctx ends; what a retry can
 // not cure is returned at once.
 func (p *pipeline) prepare(ctx context.Context) error {
-	compiled, err := invalidator.NewRules(p.rules)
-	if err != nil {
-		return err
-	}
+	set := p.rules.Load().set
 	var changes publication.Changes
 	steps := []struct {
 		stage string
@@ -44,7 +41,7 @@ func (p *pipeline) prepare(ctx context.Context) error {
 				return nil
 			}
 			// A repeated attempt does not report again what an earlier one did.
-			done, err := p.up.database.syncPublications(ctx, p.settings.Publication, p.rules.Tables())
+			done, err := p.up.database.syncPublications(ctx, p.settings.Publication, set.Tables())
 			changes.Add(done)
 			return err
 		}},
@@ -58,7 +55,7 @@ func (p *pipeline) prepare(ctx context.Context) error {
 		}
 	}
 	if p.roles.worker {
-		if err := p.prepareWorker(compiled); err != nil {
+		if err := p.prepareWorker(); err != nil {
 			return err
 		}
 	}
@@ -151,11 +148,12 @@ func (p *pipeline) prepareDatabase(ctx context.Context) error {
 		for _, lost := range result.Degraded {
 			p.log.Warn("a migration may not be applied by this role", "lost", lost)
 		}
-		schema, err := catalog.Read(ctx, conn, catalog.Tables(p.rules.Tables()))
+		set := p.rules.Load().set
+		schema, err := catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
 		if err != nil {
 			return cdc.Classify("read the live schema", err)
 		}
-		findings := p.rules.Check(schema)
+		findings := set.Check(schema)
 		for _, f := range findings.Warnings() {
 			p.log.Warn("rules", "code", f.Code, "finding", f.String(), "fix", f.Fix)
 		}
@@ -171,7 +169,7 @@ func (p *pipeline) prepareStore(ctx context.Context) error {
 		return nil
 	}
 	store, err := coherence.Dial(ctx, p.settings.RedisURL, coherence.Options{
-		Namespace: p.rules.Namespace, Logger: p.log, RunID: p.redisRunID,
+		Namespace: p.namespace(), Logger: p.log, RunID: p.redisRunID,
 	})
 	if err != nil {
 		return classifyRedis(err)
@@ -225,7 +223,7 @@ func (p *pipeline) prepareLog(ctx context.Context) error {
 		p.mu.Unlock()
 		return nil
 	}
-	cfg := p.settings.kafka(p.rules.Namespace, p.log)
+	cfg := p.settings.kafka(p.namespace(), p.log)
 	if p.up.deadLetters == nil {
 		letters, err := kafka.NewDeadLetters(cfg)
 		if err != nil {
@@ -257,9 +255,9 @@ func (p *pipeline) prepareLog(ctx context.Context) error {
 	return nil
 }
 
-func (p *pipeline) prepareWorker(compiled *invalidator.Rules) error {
+func (p *pipeline) prepareWorker() error {
 	worker, err := invalidator.New(invalidator.Config{
-		Store: p.up.store, Rules: func() *invalidator.Rules { return compiled },
+		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
 		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN,
 		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer,
 	})

@@ -27,6 +27,9 @@ func (p *pipeline) readiness(ctx context.Context) readiness {
 	p.mu.Unlock()
 	r := readiness{Details: map[string]any{"stage": stage}}
 	wait := func(format string, args ...any) { r.Reasons = append(r.Reasons, fmt.Sprintf(format, args...)) }
+	if failed := p.reloads.details(); failed != nil {
+		r.Details["reload"] = failed
+	}
 	if stage != stageRunning {
 		wait("%s", stage)
 	}

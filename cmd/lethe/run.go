@@ -22,7 +22,8 @@ Without LETHE_KAFKA_BROKERS reader and worker share this process, and the slot
 follows what Redis has applied. With them the reader writes to the topic and the
 workers of a group share its partitions; --roles splits the two.
 
-The first SIGINT or SIGTERM stops the intake and applies what was taken; the
+SIGHUP, and a change of their files, reloads the rules: all of them or, if anything
+is wrong with them, none; /readyz tells of it then. The first SIGINT or SIGTERM stops the intake and applies what was taken; the
 second leaves it, to be delivered again at the next start.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,7 +44,13 @@ second leaves it, to be delivered again at the next start.`,
 			graceful, hurry, release := stopSignals(cmd.Context())
 			defer release()
 			registry := prometheus.NewRegistry()
-			line := newPipeline(&p.settings, r, set, p.log, registry)
+			line, err := newPipeline(&p.settings, r, set, p.log, registry)
+			if err != nil {
+				return err
+			}
+			asked, stopAsking := reloadSignals()
+			defer stopAsking()
+			line.asked = asked
 			var server *httpServer
 			if p.settings.Listen != "" {
 				if server, err = listen(p.settings.Listen, registry, line.readiness); err != nil {
@@ -89,8 +96,10 @@ func parseRoles(names []string, direct bool) (roles, error) {
 }
 
 // loadRules reads the rules files; findings of severity error are the error.
-func (p *program) loadRules() (*rules.Set, error) {
-	set, err := rules.Load(p.settings.Rules...)
+func (p *program) loadRules() (*rules.Set, error) { return loadRules(p.settings.Rules) }
+
+func loadRules(files []string) (*rules.Set, error) {
+	set, err := rules.Load(files...)
 	if err != nil {
 		var findings rules.Findings
 		if errors.As(err, &findings) {
