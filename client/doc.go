@@ -35,14 +35,41 @@
 // A hit in L1 takes no lock and allocates nothing. A hit in Redis is one GET. A
 // miss takes a ticket (one round trip), loads, and returns; registering tags
 // and filling happen behind the reader's back. Reads of one key that miss at
-// the same time share one load.
+// the same time share one load, in this process and in others.
 //
 // # When things fail
 //
-// Each step that asks Redis has 100 ms; after a few failures Redis is given
-// time, and one read at a time tries. Reads go to the loader then, as many at
-// one time as MaxLoads says: a dead cache must not kill the database. An entry
-// that can not be decoded is a miss.
+// A read takes the first of these that there is, and each has its time:
+//
+//  1. L1. No time.
+//  2. Redis: Options.RedisTimeout (100 ms) for each step. After a few failures
+//     Redis is given time, and one read at a time tries.
+//  3. The loader: HardTimeout (30 s). That includes what it waits for: the
+//     lease of another process that loads the same value (10 s for one, in all
+//     15 s or half of HardTimeout, the less of the two), and its turn, for at
+//     most MaxLoads run at one time: a dead cache must not kill the database.
+//     Who waits is served in the order of Priority; when too many wait, the
+//     last of the lowest get ErrOverloaded at once. A read that has 4 or 5 to
+//     return does so after SoftTimeout, and the load goes on.
+//  4. A stale value, until StaleFor after its first invalidation. Without
+//     SoftTimeout a read that has one does not wait for 3, which goes on behind
+//     its back.
+//  5. The class's Default.
+//  6. The error.
+//
+// Nothing of 4 and 5 is cached, nor what a loader makes of it. An entry that can
+// not be decoded is a miss.
+//
+// Before that, StaleWhileRevalidate and EarlyRefresh load values again while
+// they are served, one process each value, and only with places among MaxLoads
+// that nobody waits for.
+//
+// A lease lives three times as long as the loads of its class take (200 ms to
+// 10 s). Its holder may die: one of those who wait takes over then. It is given
+// back when a load fails, and opened to everybody when a value is not to be
+// cached. Leases spare the database and decide nothing about what is true, so it
+// matters little that their end is a time on the clock of another machine:
+// nobody waits longer than 10 s for one, whatever the clocks say.
 //
 // State says whether the Client hears the broadcast. While it is not Live, L1
 // is passed by, and each hit in Redis is checked against the control data;

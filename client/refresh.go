@@ -33,18 +33,18 @@ func (e *Class[T]) renew(ctx context.Context, key string, load func(context.Cont
 
 // schedule sets the times of an entry that is stored at now, which is wall by
 // the clock on the wall.
-func (ent *l1Entry) schedule(cl *class, now time.Duration, wall time.Time) {
+func (e *l1Entry) schedule(cl *class, now time.Duration, wall time.Time) {
 	local := func(unix int64) time.Duration {
 		if unix == 0 {
 			return math.MaxInt64
 		}
 		return now + time.Duration(unix-wall.UnixMicro())*time.Microsecond
 	}
-	ent.expires = local(ent.expiry)
-	ent.soft = min(local(ent.meta.soft), ent.expires)
-	ent.look = ent.soft
+	e.expires = local(e.expiry)
+	e.soft = min(local(e.meta.soft), e.expires)
+	e.look = e.soft
 	if cl.beta > 0 {
-		ent.look = min(ent.look, cl.earliest(ent.soft, ent.cost))
+		e.look = min(e.look, cl.earliest(e.soft, e.cost))
 	}
 }
 
