@@ -109,8 +109,9 @@ type hooks struct {
 	received func(*received) bool
 	// loaded runs between the load and the fill.
 	loaded func(name string)
-	// grace is that of Close, 0 for the usual one.
-	grace time.Duration
+	// grace is that of Close, before and after it ends contexts; 0 for the
+	// usual one.
+	grace [2]time.Duration
 	// filled runs between an accepted fill and the store into L1.
 	filled func(name string)
 }
@@ -206,16 +207,15 @@ const closeGrace = 5 * time.Second
 // drain waits for loads and fills, and no longer than it promises.
 func (c *Client) drain() error {
 	defer c.endLoads()
-	grace := closeGrace
-	if c.hooks.grace > 0 {
-		grace = c.hooks.grace
-	}
 	done := make(chan struct{})
 	go func() {
 		c.fills.Wait()
 		close(done)
 	}()
-	for range 2 {
+	for _, grace := range c.hooks.grace {
+		if grace == 0 {
+			grace = closeGrace
+		}
 		t := time.NewTimer(grace)
 		select {
 		case <-done:

@@ -341,6 +341,8 @@ func TestHardTimeout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	e := w.opened(1, HardTimeout(50*time.Millisecond))[0]
+	e.cl.took = loadTime{} // nobody is to wait long for the lease of the one that hangs
+	e.cl.took.note(time.Millisecond)
 	h := newHeld()
 	cause := make(chan error, 1)
 	hangs := func(ctx context.Context, l *Load) (int64, error) {
@@ -352,6 +354,7 @@ func TestHardTimeout(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "HardTimeout (50ms)") {
 		t.Errorf("got %v", err)
 	}
+	e.cl.hard = time.Minute // this read is not to end by it
 	w.want("read of another", mustGet(t, e, "item:1", func(context.Context, *Load) (int64, error) { return 2, nil }), int64(2))
 	close(h.release)
 	e.c.fills.Wait()
@@ -360,6 +363,7 @@ func TestHardTimeout(t *testing.T) {
 	}
 	w.want("hard timeouts", e.c.Stats().Classes["item"].HardTimeouts, uint64(1))
 	// One that heeds it.
+	e.cl.hard = 50 * time.Millisecond
 	_, err = e.Get(t.Context(), "item:2", func(ctx context.Context, _ *Load) (int64, error) { <-ctx.Done(); return 0, ctx.Err() })
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "HardTimeout (50ms)") {
 		t.Errorf("got %v", err)
@@ -373,13 +377,13 @@ func TestHardTimeout(t *testing.T) {
 func TestCloseEndsLoads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	open := func() *Class[int64] {
-		c := w.open(Options{}, hooks{grace: 20 * time.Millisecond})
+	open := func(before, after time.Duration) *Class[int64] {
+		c := w.open(Options{}, hooks{grace: [2]time.Duration{before, after}})
 		e := Entries[int64](c, "item")
 		w.live(c)
 		return e
 	}
-	e := open()
+	e := open(20*time.Millisecond, time.Minute)
 	began := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -396,7 +400,7 @@ func TestCloseEndsLoads(t *testing.T) {
 	w.must(e.c.Close())
 	wg.Wait()
 
-	e = open()
+	e = open(20*time.Millisecond, 20*time.Millisecond)
 	h := newHeld()
 	wg.Go(func() {
 		if _, err := e.Get(t.Context(), "item:2", h.load(w, 1, nil)); !errors.Is(err, ErrClosed) {
@@ -455,6 +459,33 @@ func TestMistakenServing(t *testing.T) {
 	} {
 		if _, err := Entries[int64](c, "item", opts...).Get(t.Context(), "item:1"); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %q", err, name)
+		}
+	}
+}
+
+// A stale value is looked at once more when it is returned: the load that was
+// waited for took its time.
+func TestSpareAges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := w.opened(1, StaleFor(time.Hour))[0]
+	now := e.c.now()
+	for name, c := range map[string]struct {
+		sp   spare[int64]
+		want bool
+	}{
+		"young":                  {spare[int64]{since: now - time.Minute, meta: meta{expiry: in(time.Hour)}}, true},
+		"without end":            {spare[int64]{since: now - time.Minute}, true},
+		"too old":                {spare[int64]{since: now - time.Hour}, false},
+		"past its greatest age":  {spare[int64]{since: now - time.Minute, meta: meta{expiry: in(-time.Second)}}, false},
+		"from a clock far ahead": {spare[int64]{since: now + time.Minute}, true},
+	} {
+		_, m, ok := e.instead(&c.sp)
+		if ok != c.want {
+			t.Errorf("%s: served %v, want %v", name, ok, c.want)
+		}
+		if ok && (m.layer != LayerStale || m.cacheable || m.age < 0) {
+			t.Errorf("%s: %+v", name, m)
 		}
 	}
 }
