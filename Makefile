@@ -42,10 +42,12 @@ setup: ## install and download what the tests run on (Debian packages only as ro
 test: setup check test-race test-versions fuzz ## everything that CI runs: setup, checks, tests, Postgres 14 to 18, fuzzing
 
 .PHONY: check
-check: ## go vet, gofmt, and golangci-lint if it is on PATH
+check: ## go vet, gofmt, the modules beside this one, and golangci-lint if it is on PATH
 	go vet ./...
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	@if go -C bench/client mod download 2>/dev/null; then go -C bench/client vet ./... && go -C bench/client test ./...; \
+	else echo "bench/client: its modules are not to be had here: left out"; fi
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; \
 	else echo "lint: golangci-lint is not on PATH: left out (make lint fetches it)"; fi
 
@@ -79,6 +81,11 @@ bench-quick: ## the main ratios in about two minutes
 .PHONY: bench
 bench: ## all ratios at full size
 	@go run ./bench $(BENCHFLAGS)
+
+# A module of its own: what the client is compared with is not in Lethe's go.mod.
+.PHONY: bench-client
+bench-client: ## the client beside otter, go-redis, rueidis, sturdyc and gocache, in two minutes
+	@go -C bench/client run . $(BENCHFLAGS)
 
 .PHONY: iq
 iq: ## the published experiment: wrong reads of plain deletes, leases and Lethe, in three minutes
