@@ -15,6 +15,7 @@ import (
 	redisstore "github.com/eko/gocache/store/redis/v4"
 	"github.com/maypok86/otter/v2"
 	gocache "github.com/patrickmn/go-cache"
+	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 	"github.com/viccon/sturdyc"
 
@@ -226,4 +227,88 @@ func (w *world) miss(ctx context.Context) ([]group, error) {
 		})},
 	}
 	return []group{{"miss", 1, subjects}, {"miss, 16 goroutines", 16, subjects}}, nil
+}
+
+// batch reads a hundred keys at once, from Redis or from L1.
+func (w *world) batch(ctx context.Context, names, plain []string) ([]group, error) {
+	const size = 100
+	open := func(o client.Options) (*client.Class[*product], error) {
+		c, err := w.client(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		class := client.Entries[*product](c, "product", client.TTL(ttl), client.LoadWith(
+			func(ctx context.Context, key string, _ *client.Load) (*product, error) { return load(ctx, key) }))
+		for i := range products { // into L1, if there is one
+			if _, err := class.Get(ctx, "product:"+strconv.Itoa(i)); err != nil {
+				return nil, err
+			}
+		}
+		return class, nil
+	}
+	near, err := open(client.Options{})
+	if err != nil {
+		return nil, err
+	}
+	far, err := open(client.Options{L1Bytes: -1})
+	if err != nil {
+		return nil, err
+	}
+	some := func(names []string, i int) []string {
+		at := i * size & (len(names) - 1)
+		return names[at:min(at+size, len(names))]
+	}
+	many := func(class *client.Class[*product]) func(int, int) error {
+		return func(_, i int) error {
+			got, err := class.GetMany(ctx, some(names, i))
+			if err == nil && len(got) == 0 {
+				err = errWrong
+			}
+			return err
+		}
+	}
+	return []group{{"batch of 100", 1, []subject{
+		{name: "go-redis MGET + decode", op: func(_, i int) error {
+			values, err := w.bare.MGet(ctx, some(plain, i)...).Result()
+			if err != nil {
+				return err
+			}
+			out := make(map[string]*product, len(values))
+			for n, v := range values {
+				raw, _ := v.(string)
+				var p *product
+				if err := json.Unmarshal([]byte(raw), &p); err != nil {
+					return err
+				}
+				out[some(plain, i)[n]] = p
+			}
+			return nil
+		}},
+		{name: "go-redis pipeline of GET + decode", op: func(_, i int) error {
+			commands, err := w.bare.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+				for _, key := range some(plain, i) {
+					pipe.Get(ctx, key)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			out := make(map[string]*product, len(commands))
+			for n, c := range commands {
+				raw, err := c.(*redis.StringCmd).Bytes()
+				if err != nil {
+					return err
+				}
+				var p *product
+				if err := json.Unmarshal(raw, &p); err != nil {
+					return err
+				}
+				out[some(plain, i)[n]] = p
+			}
+			return nil
+		}},
+		{name: "lethe client, from Redis", metric: "batch_l2_vs_mget", op: many(far)},
+		{name: "lethe client, from L1", metric: "batch_l1_vs_mget", op: many(near)},
+	}}}, nil
 }

@@ -137,6 +137,7 @@ func (w *world) groups(ctx context.Context) ([]group, error) {
 		func() ([]group, error) { return w.l1(ctx, names) },
 		func() ([]group, error) { return w.l2(ctx, names) },
 		func() ([]group, error) { return w.miss(ctx) },
+		func() ([]group, error) { return w.batch(ctx, names, keys("plain:")) },
 	} {
 		groups, err := make()
 		if err != nil {
