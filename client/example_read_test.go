@@ -235,3 +235,30 @@ func ExampleValidator() {
 	fmt.Println(*a.Balance, err, "- undecodable:", c.Stats().Classes["account"].Undecodable > 0)
 	// Output: 7 <nil> - undecodable: true
 }
+
+// Many keys at once: one look at Redis, and one load for all that are missing.
+func ExampleClass_GetMany() {
+	ctx, db := context.Background(), newTable()
+	ct, end := newCache()
+	defer end()
+	products := client.Entries[Product](ct.Client, "product", client.LoadManyWith(
+		func(_ context.Context, keys []string, l *client.BatchLoad) (map[string]Product, error) {
+			fmt.Println("loading", len(keys))
+			found := make(map[string]Product)
+			for _, key := range keys { // in a program one statement: id = any($1)
+				if p, ok := db.read(key); ok {
+					found[key] = p
+					l.Tag(key, "category:"+p.Category)
+				}
+			}
+			return found, nil
+		}))
+	_, _ = products.Get(ctx, "product:1")
+	ct.Wait()
+	all, err := products.GetMany(ctx, []string{"product:1", "product:2", "product:3", "product:9"})
+	fmt.Println(len(all), all["product:3"].Name, err)
+	// Output:
+	// loading 1
+	// loading 3
+	// 3 Chair <nil>
+}

@@ -176,3 +176,14 @@ func ExampleClient_Stats() {
 	fmt.Println(s.State, p.Loads, p.L1Hits+p.L2Hits)
 	// Output: live 1 2
 }
+
+// However badly things go between the database and the cache, nothing older
+// than this is served as current.
+func ExampleMaxStale() {
+	ct, end := newCache()
+	defer end()
+	prices := client.Entries[string](ct.Client, "price", client.MaxStale(5*time.Second))
+	v, err := prices.Get(context.Background(), "price:1", func(context.Context, *client.Load) (string, error) { return "9.99", nil })
+	fmt.Println(v, err)
+	// Output: 9.99 <nil>
+}

@@ -95,6 +95,12 @@ func (ct *Cache) Open(o client.Options) *client.Client {
 	if s := c.State(); s != client.Live {
 		ct.t.Fatalf("clienttest: the new client is %v", s)
 	}
+	// It trusts what others have filled once it has seen the workers work.
+	ct.until("the new client does not know how old Redis is", func() bool {
+		ct.worker.again()
+		age, known := c.Stats().MasterAge[address]
+		return known && age >= 0
+	})
 	return c
 }
 

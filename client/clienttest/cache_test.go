@@ -288,6 +288,7 @@ func TestBlindPolicies(t *testing.T) {
 		ct := New(t)
 		stale := newShop(t, ct, ct.Client, client.StaleWhileNotLive(time.Hour))
 		strict := client.Entries[int64](ct.Client, "strict", client.FailWhileNotLive())
+		ct.Settle() // another class is another epoch of L1
 		stale.get(t.Context(), "product:1")
 		ct.Blind()
 		stale.row.Store(2)
@@ -345,3 +346,24 @@ func TestTimePasses(t *testing.T) {
 
 // sleep lets time pass in a bubble.
 func sleep(d time.Duration) { <-time.After(d) }
+
+// The workers of the test are dated as real ones: what MaxStale bounds is served
+// from the cache as long as they work, and not when they have stopped.
+func TestMaxStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ct := New(t)
+		s := newShop(t, ct, ct.Client, client.MaxStale(5*time.Second))
+		s.get(t.Context(), "product:1")
+		s.wantLoads(1)
+		for range 20 {
+			sleep(time.Second)
+			s.get(t.Context(), "product:1")
+		}
+		s.wantLoads(0)
+		s.row.Store(2)
+		ct.Commit("product:1") // and the workers do nothing more
+		s.want("at first", s.get(t.Context(), "product:1"), int64(1))
+		sleep(10 * time.Second)
+		s.want("when the bound is over", s.get(t.Context(), "product:1"), int64(2))
+	})
+}

@@ -128,10 +128,13 @@ func (s *server) cut(which func(*conn) bool) {
 	}
 }
 
+// address is what the server is called; nobody listens there.
+const address = "clienttest"
+
 // dial makes a client of the server.
 func (s *server) dial() *redis.Client {
 	return redis.NewClient(&redis.Options{
-		Addr: "clienttest", Protocol: 2, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DisableIdentity: true,
+		Addr: address, Protocol: 2, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DisableIdentity: true,
 		ReadTimeout: patience, WriteTimeout: patience,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		Dialer:                   func(context.Context, string, string) (net.Conn, error) { return s.connect() },

@@ -41,6 +41,9 @@ type worker struct {
 	mu      sync.Mutex
 	insert  uint64   // where the log ends
 	pending []commit // not applied, oldest first
+	// asked is the token of the last pulse, answer where the log ended then.
+	asked  string
+	answer change.Position
 }
 
 func startWorker(ctx context.Context, s *server, namespace string) (*worker, error) {
@@ -89,18 +92,34 @@ func (w *worker) beats() {
 		case <-w.ctx.Done():
 			return
 		case <-tick.C:
-			w.mu.Lock()
-			_ = w.beat() // while Redis is down there are none
-			w.mu.Unlock()
+			w.again()
 		}
 	}
 }
 
-// beat tells v and w: everything below the first commit that is not applied.
+// again sends a heartbeat. While Redis is down there are none.
+func (w *worker) again() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_ = w.beat()
+}
+
+// beat tells v and w: everything below the first commit that is not applied. It
+// leaves the watermark in Redis, and a pulse by which clients know how old that
+// is; see coherence.Pulse.
 func (w *worker) beat() error {
 	p := w.position()
-	_, _, err := w.store.Broadcast(w.ctx, coherence.Message{Kind: coherence.KindHeartbeat, V: p, W: p})
-	return err
+	if err := w.store.WriteWatermarks(w.ctx, coherence.PartitionStep, p, change.Position{}); err != nil {
+		return err
+	}
+	pulse := coherence.NewPulse()
+	pulse.Answer, pulse.Of = w.answer, w.asked
+	w.answer, w.asked = change.Position{}, ""
+	if err := w.store.Heartbeat(w.ctx, coherence.Message{V: p, W: p}, pulse); err != nil {
+		return err // whether it was sent is not known: it is not answered
+	}
+	w.answer, w.asked = change.Position{Era: era, LSN: change.Bound(change.LSN(w.insert))}, pulse.Token
+	return nil
 }
 
 func (w *worker) position() change.Position {
