@@ -19,7 +19,8 @@ import (
 // live as long as they can, whatever the machine does.
 func slowLoads(e *Class[int64]) { e.cl.took.note(time.Hour) }
 
-// held is a load that goes on until it is let.
+// held is a load that goes on until it is let, whatever becomes of its context;
+// it fails then if that has ended.
 type held struct {
 	began, release chan struct{}
 	once           sync.Once
@@ -28,10 +29,13 @@ type held struct {
 func newHeld() *held { return &held{began: make(chan struct{}), release: make(chan struct{})} }
 
 func (h *held) load(w *world, result int64, err error) func(context.Context, *Load) (int64, error) {
-	return func(context.Context, *Load) (int64, error) {
+	return func(ctx context.Context, _ *Load) (int64, error) {
 		w.loads.Add(1)
 		h.once.Do(func() { close(h.began) })
 		<-h.release
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
 		return result, err
 	}
 }
