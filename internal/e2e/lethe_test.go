@@ -171,7 +171,7 @@ func (l *lethe) get(path string) (int, string, error) {
 	if err != nil {
 		return 0, "", err
 	}
-	response, err := client.Do(request)
+	response, err := httpClient.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
@@ -180,8 +180,8 @@ func (l *lethe) get(path string) (int, string, error) {
 	return response.StatusCode, string(body), err
 }
 
-// client keeps no connection, so that none is left when a test ends.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+// httpClient keeps no connection, so that none is left when a test ends.
+var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 // readyz is the body of /readyz.
 func (l *lethe) readyz() (state struct {
