@@ -15,12 +15,14 @@ var (
 const (
 	breakerFailures = 5
 	breakerWaitMin  = 200 * time.Millisecond
-	breakerWaitMax  = 5 * time.Second
+	breakerWaitMax  = time.Second
 )
 
-// breaker spares readers the timeout of a Redis that does not answer: after a
-// few failures in a row only one request at a time asks, at growing distances.
-// Times are those of Client.now.
+// breaker spares readers the timeout of a Redis node that does not answer: after
+// a few failures in a row only one request at a time asks, at growing distances.
+// In Cluster each node has one, so that a dead node's keys do not make the others
+// wait, nor the others' answers let each of its keys try. Times are those of
+// Client.now.
 type breaker struct {
 	mu       sync.Mutex
 	failures int
@@ -30,10 +32,18 @@ type breaker struct {
 }
 
 // allow reports whether Redis may be asked. Each true is followed by done or
-// release.
-func (b *breaker) allow(now time.Duration) bool {
+// release. What only follows on another question is not worth a timeout of its
+// own: it is refused as soon as the last question had no answer, so that a read
+// waits for one timeout and no more.
+func (b *breaker) allow(now time.Duration, follows bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.failures == 0 {
+		return true
+	}
+	if follows {
+		return false
+	}
 	if b.failures < breakerFailures {
 		return true
 	}
@@ -60,6 +70,13 @@ func (b *breaker) done(now time.Duration, failed bool) (opened bool) {
 	b.wait = min(max(2*b.wait, breakerWaitMin), breakerWaitMax)
 	b.until = now + b.wait
 	return opened
+}
+
+// heal forgets failures: Redis answers again.
+func (b *breaker) heal() {
+	b.mu.Lock()
+	b.failures, b.wait, b.probing = 0, 0, false
+	b.mu.Unlock()
 }
 
 func (b *breaker) release() {

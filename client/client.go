@@ -57,7 +57,7 @@ type Client struct {
 	cluster    *redis.ClusterClient // data, if that is a cluster
 	owners     *[coherence.Slots]atomic.Pointer[redis.Client]
 	store      atomic.Pointer[coherence.Store] // nil until Redis answered
-	breaker    breaker
+	breaker    breaker                         // of a cluster whose nodes are not known
 	vouching   vouching
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address

@@ -26,15 +26,15 @@ func (e *Class[T]) known(ctx context.Context) (k coherence.Known, usable bool, e
 var errNoWorker = errors.New("no worker ever ran: nobody would invalidate")
 
 // begin takes the ticket with what is known before, and the lease if the entry
-// is absent.
-func (e *Class[T]) begin(ctx context.Context, name string) (p permit, b coherence.Begun, ok bool) {
+// is absent. follows is that of breaker.allow.
+func (e *Class[T]) begin(ctx context.Context, name string, follows bool) (p permit, b coherence.Begun, ok bool) {
 	p.at = e.c.sending()
 	known, usable, err := e.known(ctx)
 	if err != nil {
 		return p, b, false
 	}
 	r := coherence.BeginRequest{Name: name, Known: known, Lease: e.cl.newLease()}
-	err = e.c.withStore(ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+	err = e.c.onStore(ctx, name, follows, func(ctx context.Context, s *coherence.Store) (err error) {
 		b, err = s.Begin(ctx, r)
 		return err
 	})
@@ -195,7 +195,7 @@ func (c *Client) registerAndFill(requests []*coherence.FillRequest) ([]coherence
 	}
 	if len(members) > 0 {
 		var reasons []coherence.Reason
-		err := c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+		err := c.following(c.ctx, members[0].Name, func(ctx context.Context, s *coherence.Store) (err error) {
 			reasons, err = s.RegisterAll(ctx, members)
 			return err
 		})
@@ -218,7 +218,7 @@ func (c *Client) registerAndFill(requests []*coherence.FillRequest) ([]coherence
 	if len(fills) == 0 {
 		return out, nil
 	}
-	err := c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error {
+	err := c.following(c.ctx, fills[0].Ticket.Name, func(ctx context.Context, s *coherence.Store) error {
 		reasons, err := s.FillAll(ctx, fills)
 		for n, reason := range reasons {
 			out[index[n]] = reason

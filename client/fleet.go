@@ -190,7 +190,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 		reqs[i] = coherence.BeginRequest{Name: x.name, Known: known, Lease: cl.newLease()}
 	}
 	var begun []coherence.Begun
-	err = c.withStore(ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+	err = c.following(ctx, fleet[0].name, func(ctx context.Context, s *coherence.Store) (err error) {
 		begun, err = s.BeginAll(ctx, reqs)
 		return err
 	})
@@ -244,7 +244,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 		return leading, apart
 	}
 	var won []bool
-	err = c.withStore(ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+	err = c.following(ctx, wanted[0].Name, func(ctx context.Context, s *coherence.Store) (err error) {
 		won, err = s.LeaseAll(ctx, wanted)
 		return err
 	})

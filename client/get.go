@@ -374,7 +374,7 @@ func (c *Client) control(ctx context.Context, classes []string) (*view, error) {
 		return v, nil
 	}
 	var v view
-	err := c.withStore(ctx, func(ctx context.Context, s *coherence.Store) error {
+	err := c.onStore(ctx, c.layout.Control("source"), true, func(ctx context.Context, s *coherence.Store) error {
 		ctl, err := s.Control(ctx, classes...)
 		if err == nil {
 			v = view{control: *ctl, usable: ctl.Supported(c.layout)}

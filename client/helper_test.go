@@ -60,6 +60,26 @@ func newWorldAt(t *testing.T, addr string, source change.Source) *world {
 	return w
 }
 
+// newClusterWorld is newWorldAt on a cluster of three masters of its own.
+func newClusterWorld(t *testing.T) (*world, *redis.ClusterClient) {
+	t.Helper()
+	cluster := harness.NewRedisCluster(t, 3)
+	store, err := coherence.Dial(t.Context(), cluster.URL(), coherence.Options{Namespace: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	t.Cleanup(func() { _, _ = rdb.Close(), store.Close() })
+	w := &world{t: t, ns: "shop", worker: store}
+	_, err = store.SetSource(t.Context(), testSource)
+	w.must(err)
+	_, err = store.Seed(t.Context(), func(context.Context) (change.Position, error) { return at(50), nil })
+	w.must(err)
+	w.row.Store(1)
+	w.beat(100, 90)
+	return w, rdb
+}
+
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {

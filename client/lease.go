@@ -82,7 +82,7 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 		}
 	}()
 	at := c.sending()
-	p, b, ok := e.begin(ctx, name)
+	p, b, ok := e.begin(ctx, name, !f.force && !f.background)
 	for ok && !b.Mine && !f.force {
 		h := &b.Header
 		if h.Filled > f.filled {
@@ -140,7 +140,7 @@ func (e *Class[T]) claim(ctx context.Context, name string, h *coherence.Header) 
 	}
 	p.usable = usable
 	p.ticket = &coherence.Ticket{Name: name, Incarnation: h.Incarnation, Known: known}
-	err = e.c.withStore(ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+	err = e.c.following(ctx, name, func(ctx context.Context, s *coherence.Store) (err error) {
 		won, err = s.Lease(ctx, coherence.LeaseRequest{Name: name, Incarnation: h.Incarnation, Seen: h.Lease, Next: p.lease})
 		return err
 	})
@@ -161,7 +161,7 @@ func (e *Class[T]) look(ctx context.Context, name string, p permit) (permit, coh
 			}
 		}
 	}
-	return e.begin(ctx, name)
+	return e.begin(ctx, name, true)
 }
 
 // giveBack ends a lease that is held, for those who wait for it.
@@ -181,7 +181,7 @@ func (c *Client) returnLeases(rs []coherence.LeaseRequest) {
 	if len(rs) == 0 {
 		return
 	}
-	_ = c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error {
+	_ = c.following(c.ctx, rs[0].Name, func(ctx context.Context, s *coherence.Store) error {
 		_, err := s.LeaseAll(ctx, rs)
 		return err
 	})

@@ -16,17 +16,19 @@ func (c *Client) getAll(ctx context.Context, names []string) (raws [][]byte) {
 		raws[0], _ = c.get(ctx, names[0])
 		return raws
 	}
-	_ = c.ask(ctx, func(ctx context.Context) error {
-		if c.cluster == nil {
-			all := make([]int, len(names))
-			for i := range all {
-				all[i] = i
-			}
+	switch {
+	case c.cluster == nil:
+		all := make([]int, len(names))
+		for i := range all {
+			all[i] = i
+		}
+		_ = c.ask(ctx, names[0], false, func(ctx context.Context) error {
 			_, err := getPipelined(ctx, c.data, names, all, raws)
 			return err
-		}
-		return c.getAllCluster(ctx, names, raws)
-	})
+		})
+	case c.store.Load() != nil: // before, the nodes are not known
+		c.getAllCluster(ctx, names, raws)
+	}
 	return raws
 }
 
@@ -54,33 +56,26 @@ func getPipelined(ctx context.Context, node redis.Cmdable, names []string, which
 	return moved, err
 }
 
-func (c *Client) getAllCluster(ctx context.Context, names []string, raws [][]byte) error {
+func (c *Client) getAllCluster(ctx context.Context, names []string, raws [][]byte) {
 	byNode := map[*redis.Client][]int{}
 	for i, name := range names {
 		node, err := c.route(ctx, name)
 		if err != nil {
-			return err
+			return
 		}
 		byNode[node] = append(byNode[node], i)
 	}
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		first error
-	)
+	var wg sync.WaitGroup
 	for node, which := range byNode {
 		wg.Go(func() {
-			moved, err := getPipelined(ctx, node, names, which, raws)
-			mu.Lock()
-			defer mu.Unlock()
-			if moved {
-				c.cluster.ReloadState(ctx)
-			}
-			if first == nil {
-				first = err
-			}
+			_ = c.ask(ctx, names[which[0]], false, func(ctx context.Context) error {
+				moved, err := getPipelined(ctx, node, names, which, raws)
+				if moved || err != nil {
+					c.cluster.ReloadState(ctx)
+				}
+				return err
+			})
 		})
 	}
 	wg.Wait()
-	return first
 }

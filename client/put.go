@@ -100,7 +100,7 @@ func (e *Class[T]) put(ctx context.Context, at Moment, key string, v T, opts []P
 	name := c.name(cl, key)
 	r := coherence.BeginRequest{Name: name, Known: known, Lease: cl.newLease()}
 	var begun coherence.Begun
-	err := c.withStore(ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+	err := c.onStore(ctx, name, false, func(ctx context.Context, s *coherence.Store) (err error) {
 		begun, err = s.Begin(ctx, r)
 		return err
 	})

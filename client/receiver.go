@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -24,7 +25,7 @@ const (
 	controlTimeout  = 2 * time.Second
 	queueLength     = 4096
 	reconnectMin    = 20 * time.Millisecond
-	reconnectMax    = time.Second
+	reconnectMax    = 200 * time.Millisecond
 	sessionLongLife = 5 * time.Second
 )
 
@@ -54,7 +55,7 @@ func (c *Client) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-time.After(wait/2 + rand.N(wait)): // not all clients at the same time
 		}
 		wait = min(2*wait, reconnectMax)
 	}
@@ -372,6 +373,7 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 func (c *Client) caughtUpLocked(sent time.Duration) {
 	c.caughtUp = true
 	c.caughtUpAt = c.now()
+	c.healed()
 	c.liveLocked(sent)
 }
 

@@ -111,7 +111,7 @@ func infoField(info, field string) string {
 
 // get reads an entry from its master; nil if there is none.
 func (c *Client) get(ctx context.Context, key string) (raw []byte, err error) {
-	err = c.ask(ctx, func(ctx context.Context) error {
+	err = c.ask(ctx, key, false, func(ctx context.Context) error {
 		if c.cluster == nil {
 			raw, err = c.data.Get(ctx, key).Bytes()
 		} else {
@@ -135,6 +135,9 @@ func (c *Client) getCluster(ctx context.Context, key string) (raw []byte, err er
 		}
 		raw, err = node.Get(ctx, key).Bytes()
 		if !redirected(err) {
+			if err != nil && !answered(err) {
+				c.cluster.ReloadState(ctx) // it may be another's by now
+			}
 			return raw, err
 		}
 		c.cluster.ReloadState(ctx)
@@ -155,10 +158,27 @@ func redirected(err error) bool {
 	return strings.HasPrefix(s, "MOVED ") || strings.HasPrefix(s, "ASK ") || strings.HasPrefix(s, "TRYAGAIN")
 }
 
-// ask runs one step that needs Redis: within its time, unless the breaker is
-// open. What fails is counted; the caller goes on without the cache.
-func (c *Client) ask(ctx context.Context, step func(context.Context) error) error {
-	if !c.breaker.allow(c.now()) {
+// target is the breaker of the node that holds a key, as far as is known.
+func (c *Client) target(ctx context.Context, key string) *breaker {
+	if c.cluster == nil {
+		return &c.vouching.only.breaker
+	}
+	if c.store.Load() == nil {
+		return &c.breaker // the nodes are not known: to find them is to ask
+	}
+	node, err := c.route(ctx, key)
+	if err != nil {
+		return &c.breaker
+	}
+	return &c.vouching.master(node.Options().Addr).breaker
+}
+
+// ask runs one step that needs the node of a key: within its time, unless the
+// breaker is open. follows says that the caller has asked already, see
+// breaker.allow. What fails is counted; the caller goes on without the cache.
+func (c *Client) ask(ctx context.Context, key string, follows bool, step func(context.Context) error) error {
+	b := c.target(ctx, key)
+	if !b.allow(c.now(), follows) {
 		c.counts.skipped.Add(1)
 		return errBreaker
 	}
@@ -166,7 +186,7 @@ func (c *Client) ask(ctx context.Context, step func(context.Context) error) erro
 	err := step(stepCtx)
 	cancel()
 	if err != nil && ctx.Err() != nil {
-		c.breaker.release() // the caller went away: that says nothing of Redis
+		b.release() // the caller went away: that says nothing of Redis
 		return err
 	}
 	var lost *coherence.NodeLostError
@@ -178,7 +198,7 @@ func (c *Client) ask(ctx context.Context, step func(context.Context) error) erro
 			cancel()
 		}
 	}
-	if c.breaker.done(c.now(), err != nil && !answered(err)) {
+	if b.done(c.now(), err != nil && !answered(err)) {
 		c.logger.Warn("redis does not answer, reads go to the database", "err", err)
 	}
 	if err != nil {
@@ -193,12 +213,30 @@ func answered(err error) bool {
 	return errors.As(err, &e)
 }
 
-// withStore is ask for steps of the protocol.
+// withStore is ask for steps of the protocol that begin with the control data.
 func (c *Client) withStore(ctx context.Context, step func(context.Context, *coherence.Store) error) error {
+	return c.onStore(ctx, c.layout.Control("source"), false, step)
+}
+
+// following is ask for steps on an entry that follow on others.
+func (c *Client) following(ctx context.Context, name string, step func(context.Context, *coherence.Store) error) error {
+	return c.onStore(ctx, name, true, step)
+}
+
+func (c *Client) onStore(ctx context.Context, name string, follows bool, step func(context.Context, *coherence.Store) error) error {
 	store := c.store.Load()
 	if store == nil {
 		c.counts.skipped.Add(1)
 		return errNoRedis
 	}
-	return c.ask(ctx, func(ctx context.Context) error { return step(ctx, store) })
+	return c.ask(ctx, name, follows, func(ctx context.Context) error { return step(ctx, store) })
+}
+
+// healed is called when the control data was read: its node answers again, and
+// reads need not find that out one by one. It may be called under Client.mu.
+func (c *Client) healed() {
+	c.breaker.heal()
+	if c.cluster == nil {
+		c.vouching.only.breaker.heal()
+	}
 }

@@ -49,7 +49,8 @@ type master struct {
 	name string
 	// since is the moment, by Client.now, up to which everything that was
 	// visible has been applied there; 0 if that is unknown.
-	since atomic.Int64
+	since   atomic.Int64
+	breaker breaker
 
 	// Guarded by vouching.mu.
 	run    string

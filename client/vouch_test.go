@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/internal/harness"
@@ -354,22 +352,8 @@ func TestMaxStaleForgetsServer(t *testing.T) {
 // the others' are not.
 func TestMaxStaleOfOneMaster(t *testing.T) {
 	t.Parallel()
-	cluster := harness.NewRedisCluster(t, 3)
-	store, err := coherence.Dial(t.Context(), cluster.URL(), coherence.Options{Namespace: "shop"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	w := &world{t: t, ns: "shop", worker: store}
-	_, err = store.SetSource(t.Context(), testSource)
-	w.must(err)
-	_, err = store.Seed(t.Context(), func(context.Context) (change.Position, error) { return at(50), nil })
-	w.must(err)
-	w.row.Store(1)
-	w.beat(100, 90)
-
-	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
-	t.Cleanup(func() { _ = rdb.Close() })
+	w, rdb := newClusterWorld(t)
+	store := w.worker
 	marks, err := store.ReadWatermarks(t.Context(), coherence.PartitionStep)
 	w.must(err)
 	var frozen atomic.Value // the address of the master that hears nothing
@@ -388,7 +372,7 @@ func TestMaxStaleOfOneMaster(t *testing.T) {
 		return errors.Join(errs...)
 	}
 	p.mu.Unlock()
-	c, err := Open(t.Context(), Options{Redis: rdb, Namespace: "shop", RedisTimeout: 5 * time.Second, L1Bytes: -1})
+	c, err := Open(t.Context(), Options{Redis: rdb, Namespace: w.ns, RedisTimeout: 5 * time.Second, L1Bytes: -1})
 	w.must(err)
 	t.Cleanup(func() { _ = c.Close() })
 	e := w.items(c, MaxStale(staleBound))
