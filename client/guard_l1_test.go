@@ -1,7 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -172,5 +176,81 @@ func TestMarksForget(t *testing.T) {
 	m.add(names(7, 1), false)
 	if !marked(6, "7") || marked(6, "8") {
 		t.Error("after everything was marked, names are told apart again")
+	}
+}
+
+// Control was lost and counts anew, and the next number fits: the ids do not.
+func TestChainByIDs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var lose atomic.Bool
+	c := w.open(Options{}, swallow(func(m *coherence.Message) bool { return lose.Load() && m.Kind == coherence.KindKeys }))
+	e := w.items(c)
+	w.live(c)
+	w.get(t.Context(), e, "item:1")
+	rdb := redis.NewClient(&redis.Options{Addr: w.addr})
+	defer rdb.Close()
+	l := w.worker.Layout()
+	known := c.view.Load().control.Number
+	lose.Store(true)
+	w.must(rdb.Del(t.Context(), l.Control("last"), l.Control("stream")).Err())
+	for range known {
+		w.invalidate("item:1", 110) // again the first ones, and lost
+	}
+	w.must(w.worker.OpenPurge(w.ctx(), w.purge(111, "nobody's"), w.v)) // the next
+	w.live(c)
+	if inL1(e, "item:1") {
+		t.Error("what the lost message named is still in L1")
+	}
+}
+
+// Redis came back with an older record: what was raised stays void.
+func TestGenerationNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.open(Options{}, hooks{})
+	e := w.items(c)
+	w.get(t.Context(), e, "item:1")
+	w.row.Add(1)
+	_, err := w.worker.Raise(w.ctx(), coherence.RaiseRequest{Cause: "test", Reason: change.ReasonManual, Classes: []string{"item"}, X: at(110)})
+	w.must(err)
+	w.live(c)
+	rdb := redis.NewClient(&redis.Options{Addr: w.addr})
+	defer rdb.Close()
+	w.must(rdb.Del(t.Context(), w.worker.Layout().Control("class:item")).Err()) // there was none before
+	epochs := c.Stats().Epochs
+	_, _, err = w.worker.Broadcast(w.ctx(), coherence.Message{Kind: coherence.KindEpoch})
+	w.must(err)
+	w.live(c)
+	if c.Stats().Epochs == epochs {
+		t.Fatal("the record was not read again")
+	}
+	w.want("read", w.get(t.Context(), e, "item:1"), int64(2))
+}
+
+// The library has replaced the connection by itself: what was sent meanwhile is
+// lost, and the session begins anew.
+func TestReplacedConnectionEndsSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var log bytes.Buffer
+	var replaced atomic.Bool
+	c := w.open(Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, hooks{received: func(r *received) bool {
+		if r.body != "" && replaced.CompareAndSwap(true, false) {
+			r.body, r.sub = "", true
+		}
+		return true
+	}})
+	e := w.items(c)
+	w.get(t.Context(), e, "item:1")
+	replaced.Store(true)
+	w.invalidate("item:1", 110) // is not heard
+	w.live(c)
+	if inL1(e, "item:1") {
+		t.Error("what the lost message named is still in L1")
+	}
+	w.must(c.Close()) // the log is complete
+	if !strings.Contains(log.String(), errReconnected.Error()) {
+		t.Errorf("the session went on over another connection:\n%s", &log)
 	}
 }
