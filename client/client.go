@@ -72,6 +72,7 @@ type Client struct {
 	_          [64]byte
 	view       atomic.Pointer[view] // nil until the control data was read
 	subscribed atomic.Bool
+	refused    atomic.Pointer[error] // Redis does not permit what is needed
 	marks      marks
 	spares     atomic.Bool // some class has StaleFor
 	l1         *l1         // nil without L1
@@ -116,9 +117,10 @@ type hooks struct {
 	filled func(name string)
 }
 
-// Open connects. It fails on options that can not work; if Redis does not
-// answer within Options.OpenTimeout it returns a Client that reads the database
-// through its loaders and goes on trying. Close frees what it holds.
+// Open connects. It fails on options that can not work, and if Redis refuses what
+// is needed (a wrong password, no permission for INFO, scripts or the channel); if
+// Redis does not answer within Options.OpenTimeout it returns a Client that reads
+// the database through its loaders and goes on trying. Close frees what it holds.
 func Open(ctx context.Context, o Options) (*Client, error) {
 	return open(ctx, o, hooks{})
 }
@@ -159,11 +161,13 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c.wg.Go(func() { c.vouch(c.ctx) })
 	waitCtx, cancel := context.WithTimeout(ctx, o.OpenTimeout)
 	defer cancel()
-	if err := c.waitFor(waitCtx, func() bool { return c.State() == Live }); err != nil {
+	if err := c.waitFor(waitCtx, func() bool { return c.State() == Live || c.refused.Load() != nil }); err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("open client: %w", joinClose(ctx.Err(), c))
 		}
 		c.logger.Warn("redis does not answer, reads go to the database", "waited", o.OpenTimeout)
+	} else if refused := c.refused.Load(); refused != nil {
+		return nil, fmt.Errorf("open client: %w", joinClose(*refused, c))
 	} else {
 		c.firstVouch(ctx)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,10 @@ func (c *Client) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if refusal(err) {
+			c.refused.Store(&err)
+			c.changed()
+		}
 		if c.now()-began > sessionLongLife {
 			wait = reconnectMin
 		}
@@ -59,6 +64,21 @@ func (c *Client) run(ctx context.Context) {
 		}
 		wait = min(2*wait, reconnectMax)
 	}
+}
+
+// refusal reports whether the server answered that it will not: no repetition
+// cures that.
+func refusal(err error) bool {
+	var e redis.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, code := range []string{"NOPERM", "NOAUTH", "WRONGPASS"} {
+		if strings.Contains(e.Error(), code) {
+			return true
+		}
+	}
+	return false
 }
 
 // received is what came on the subscription, in its order: the answer to a
