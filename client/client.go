@@ -93,6 +93,7 @@ type Client struct {
 	closed     bool
 
 	counts   counts
+	observed *observation // nil without Options.ObserveTables
 	hooks    hooks
 	loads    context.Context // ends when Close waits no longer for loads
 	endLoads context.CancelFunc
@@ -159,6 +160,10 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c.vouching.bound(o.MaxStale)
 	c.wg.Go(func() { c.run(c.ctx) })
 	c.wg.Go(func() { c.vouch(c.ctx) })
+	if o.ObserveTables && o.Database != nil {
+		c.observed = newObservation(c)
+		c.wg.Go(func() { c.observed.run(c.ctx) })
+	}
 	waitCtx, cancel := context.WithTimeout(ctx, o.OpenTimeout)
 	defer cancel()
 	if err := c.waitFor(waitCtx, func() bool { return c.State() == Live || c.refused.Load() != nil }); err != nil {
@@ -193,6 +198,7 @@ func (c *Client) Close() error {
 	c.closed = true
 	c.mu.Unlock()
 	left := c.drain()
+	c.observed.close()
 	c.cancel()
 	c.wg.Wait()
 	c.log.close(context.Background())

@@ -159,7 +159,7 @@ func (l *Load) query(ctx context.Context, pool *pgxpool.Pool, sql string, args [
 	l.mu.Lock()
 	l.open++
 	l.mu.Unlock()
-	q := &checkedRows{l: l, conn: conn, results: conn.SendBatch(ctx, b)}
+	q := &checkedRows{l: l, sql: sql, args: args, conn: conn, results: conn.SendBatch(ctx, b)}
 	if err := q.results.QueryRow().Scan(&q.head.pid, &q.head.start, &q.head.isolation, &q.head.recovery, &q.head.systemID, &q.head.timeline, &q.head.replay); err != nil {
 		q.abandon()
 		return nil, false, err
@@ -245,6 +245,8 @@ func (l *Load) check(h *head, id *identity, known bool) (stamp change.Position, 
 type checkedRows struct {
 	pgx.Rows
 	l       *Load
+	sql     string
+	args    []any
 	conn    *pgxpool.Conn
 	results pgx.BatchResults
 	head    head
@@ -300,6 +302,9 @@ func (q *checkedRows) Close() {
 		q.err, reason = err, "error"
 	}
 	q.conn.Release()
+	if reason != "error" {
+		q.l.c.observed.add(q.l.class, q.sql, q.args)
+	}
 	q.l.read(q.head.recovery, q.stamp, reason)
 }
 

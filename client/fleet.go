@@ -114,11 +114,11 @@ func (e *Class[T]) flyTogether(ctx context.Context, fleet []*ship[T], load batch
 	if len(fleet) == 0 {
 		return
 	}
-	common := &Load{c: c, bound: s.bound, cacheable: true}
+	common := &Load{c: c, class: e.cl.name, bound: s.bound, cacheable: true}
 	keys, loads := make([]string, len(fleet)), make(map[string]*Load, len(fleet))
 	cl.mu.Lock()
 	for i, x := range fleet {
-		x.l = &Load{c: c, name: c.full(x.key), bound: s.bound, cacheable: true}
+		x.l = &Load{c: c, class: e.cl.name, name: c.full(x.key), bound: s.bound, cacheable: true}
 		if t := x.p.ticket; t != nil {
 			x.l.known, x.l.usable = t.Known, x.p.usable
 		}

@@ -230,7 +230,7 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 		}()
 	}
 	name := c.name(cl, key)
-	l := &Load{c: c, name: c.full(key), bound: s.bound, cacheable: true}
+	l := &Load{c: c, class: cl.name, name: c.full(key), bound: s.bound, cacheable: true}
 	p := permit{at: f.at}
 	if fill {
 		var v T

@@ -26,8 +26,9 @@ import (
 //
 // It may be used by several goroutines, until the loader returns.
 type Load struct {
-	c    *Client
-	name string
+	c     *Client
+	class string
+	name  string
 	// known is what was known at BEGIN; usable says that tags are understood.
 	known  coherence.Known
 	usable bool
@@ -132,6 +133,7 @@ func (l *Load) checkLocked(name string) bool {
 	err := l.c.checkName(name)
 	if err != nil && l.misnamedAs == nil {
 		l.misnamedAs = fmt.Errorf("a name that the value depends on: %w", err)
+		l.refuseLocked("name") // without the name nobody would forget it
 	}
 	return err == nil
 }

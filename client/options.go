@@ -50,6 +50,13 @@ type Options struct {
 	// name that ErrKey allows; a key that does not begin with its class and a
 	// colon is warned of, once for each class that has no KeyTemplate.
 	KeyPattern *regexp.Regexp
+	// ObserveTables finds out, for development and tests, which tables the
+	// loads of each class read through Load.Query and Load.QueryRow: each
+	// statement is explained once, on a connection of its own, after the load.
+	// The tables are reported to Redis, where "lethe check --observed" compares
+	// them with the rules, and are returned by Client.ObservedTables. It needs
+	// Database.
+	ObserveTables bool
 	// L1Bytes bounds the values that are kept decoded in the process, by the
 	// length of their encoding (default 64 MB). Negative: there is no L1.
 	L1Bytes int64

@@ -54,6 +54,7 @@ var (
 	scriptHeartbeat = loadScript("heartbeat")
 	scriptKeep      = loadScript("keep")
 	scriptLease     = loadScript("lease")
+	scriptObserved  = loadScript("observed")
 	scriptPrune     = loadScript("prune")
 	scriptRegister  = loadScript("register")
 	scriptRestore   = loadScript("restore")
@@ -64,7 +65,7 @@ var (
 	scriptWatermark = loadScript("watermark")
 
 	allScripts = []*script{
-		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptKeep, scriptLease, scriptPrune,
+		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptKeep, scriptLease, scriptObserved, scriptPrune,
 		scriptRegister, scriptRestore, scriptSeed, scriptSeedMark, scriptSource, scriptTable, scriptWatermark,
 	}
 )

@@ -32,4 +32,5 @@ const (
 	CodeRewarm        = "L031" // action rewarm: this version deletes
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
+	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
 )

@@ -10,19 +10,24 @@ import (
 
 	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/cdc/catalog"
+	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/rules"
 )
 
 func (p *program) checkCommand() *cobra.Command {
 	var output string
-	var strict bool
+	var strict, observed bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the rules, against the live schema where LETHE_POSTGRES_URL is set",
 		Long: `Check the rules: the grammar, and what will go wrong later. Where
 LETHE_POSTGRES_URL is set they are checked against the live schema too. Nothing is
 created or changed. Exit code 3 if there are errors, with --strict also if there
-are warnings.`,
+are warnings.
+
+With --observed it asks Redis (LETHE_REDIS_URL), and also warns of each table that
+the loads of a class were seen to read and that no rule covers. Clients with
+Options.ObserveTables tell.`,
 		Args: cobra.MaximumNArgs(64),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -38,6 +43,13 @@ are warnings.`,
 			if err != nil {
 				return err
 			}
+			if observed && !findings.HasErrors() {
+				uncovered, err := p.checkObserved(cmd.Context())
+				if err != nil {
+					return err
+				}
+				findings = append(findings, uncovered...)
+			}
 			if err := p.printCheck(findings, live, output); err != nil {
 				return err
 			}
@@ -48,6 +60,7 @@ are warnings.`,
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().BoolVar(&observed, "observed", false, "compare with the tables that clients were seen to read")
 	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
 	return cmd
 }
@@ -70,6 +83,28 @@ func (p *program) checkRules(ctx context.Context) (findings rules.Findings, live
 		return nil, false, err
 	}
 	return set.Check(schema), true, nil
+}
+
+// checkObserved compares the rules with what clients have reported. One
+// attempt: whoever asks is waiting.
+func (p *program) checkObserved(ctx context.Context) (rules.Findings, error) {
+	set, err := p.loadRules()
+	if err != nil {
+		return nil, err
+	}
+	store, err := coherence.Dial(ctx, p.settings.RedisURL, coherence.Options{Namespace: set.Namespace, Logger: p.log})
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	observed, err := store.Observed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(observed) == 0 {
+		p.log.Warn("no client has reported what its loads read: set Options.ObserveTables in development and tests")
+	}
+	return set.Uncovered(observed)
 }
 
 // liveSchema reads what the rules need to know of the database. One attempt:
