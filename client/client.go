@@ -64,7 +64,13 @@ type Client struct {
 
 	// What each hit in L1 reads stands together, away from what is written
 	// often. epoch, view and liveUntil are read without mu and written under it.
-	_          [64]byte
+	_ [64]byte
+	// id is this Client's in the list of clients, enrolled when it was last
+	// written there (by now; the receiver's), sharded how broadcasts come.
+	id       string
+	enrolled time.Duration
+	sharded  atomic.Bool
+
 	began      time.Time
 	liveUntil  atomic.Int64 // by now, nanoseconds
 	lastLive   atomic.Int64 // the greatest that liveUntil was
@@ -143,7 +149,7 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c := &Client{
 		opts: o, logger: slog.New(log), log: log, layout: coherence.NewLayout(o.Namespace, clustered),
 		nodes: map[string]string{}, classes: map[string][]*class{}, versions: []uint32{0},
-		began: time.Now(), reload: make(chan struct{}, 1), news: make(chan struct{}), hooks: h,
+		id: randomHex(), began: time.Now(), reload: make(chan struct{}, 1), news: make(chan struct{}), hooks: h,
 	}
 	c.counts.observer = o.Observer
 	c.prefix = c.layout.Name("")
@@ -201,6 +207,7 @@ func (c *Client) Close() error {
 	c.observed.close()
 	c.cancel()
 	c.wg.Wait()
+	c.resign()
 	c.log.close(context.Background())
 	err := c.data.Close()
 	err = errors.Join(left, err, c.subs.Close())

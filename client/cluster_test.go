@@ -77,6 +77,7 @@ func TestCluster(t *testing.T) {
 	w.beat(200, 120)
 	w.heard(a, 120)
 	w.heard(b, 120)
+	w.must(a.Barrier(t.Context(), tokenAt(150)))
 	w.must(a.InvalidateTags(t.Context(), Any("all")))
 	w.live(a)
 	w.live(b)

@@ -84,6 +84,9 @@
 //	token, err := c.Wrote(ctx, pool) // after COMMIT
 //	p, err := products.Get(c.After(ctx, token), "product:42")
 //
+// Barrier waits until the write that a token names has reached every L1 of every
+// process, or names those that it has not.
+//
 // Update writes through: a transaction, COMMIT, and a refresh of the entry that
 // includes it. Put stores a value that the application has read anyway, if
 // Client.Moment was taken before.

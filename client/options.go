@@ -31,6 +31,9 @@ type Options struct {
 	// repetitions; this one is neither used nor closed. What reads from
 	// replicas, and rings, are refused.
 	Redis redis.UniversalClient
+	// Name is what other Clients and operators call this one: see BarrierError
+	// (default host:pid).
+	Name string
 	// Namespace is that of rules.yaml; "" if names are used as written.
 	Namespace string
 	// Database serves Load.Query, and carries invalidations by hand. Primary or
@@ -77,6 +80,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Name == "" {
+		o.Name = defaultName()
 	}
 	if o.L1Bytes == 0 {
 		o.L1Bytes = L1BytesDefault

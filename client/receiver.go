@@ -87,8 +87,10 @@ type received struct {
 	at   time.Duration
 	body string
 	pong string
-	sub  bool
-	err  error
+	// barrier is a request to acknowledge what came before it.
+	barrier string
+	sub     bool
+	err     error
 }
 
 // session is one subscription. It returns when it is of no use any more.
@@ -138,7 +140,6 @@ func (c *Client) openStore(ctx context.Context) error {
 // subscribe waits for the confirmation: from then on no message is missed.
 // Broadcasts of a cluster are sharded where its servers know that.
 func (c *Client) subscribe(ctx context.Context) (*redis.PubSub, error) {
-	channel := c.layout.Control("stream")
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	ways := []func(context.Context, ...string) *redis.PubSub{c.subs.Subscribe}
@@ -147,16 +148,12 @@ func (c *Client) subscribe(ctx context.Context) (*redis.PubSub, error) {
 		slices.Reverse(ways)
 	}
 	var err error
-	for _, open := range ways {
-		ps := open(ctx, channel)
-		var m any
-		if m, err = ps.ReceiveTimeout(ctx, controlTimeout); err == nil {
-			if _, ok := m.(*redis.Subscription); ok {
-				return ps, nil
-			}
-			err = fmt.Errorf("want a confirmation, got %T", m)
+	for i, open := range ways {
+		var ps *redis.PubSub
+		if ps, err = subscribeTo(ctx, open, c.layout.Control("stream"), c.layout.Control("barrier")); err == nil {
+			c.sharded.Store(len(ways) > 1 && i == 0)
+			return ps, nil
 		}
-		_ = ps.Close()
 		if !answered(err) || redirected(err) {
 			break // only a server that does not know the command is asked again
 		}
@@ -173,7 +170,11 @@ func (c *Client) receive(ctx context.Context, ps *redis.PubSub, queue chan<- rec
 		var timeout interface{ Timeout() bool }
 		switch m := m.(type) {
 		case *redis.Message:
-			r.body = m.Payload
+			if m.Channel == c.layout.Control("barrier") {
+				r.barrier = m.Payload
+			} else {
+				r.body = m.Payload
+			}
 		case *redis.Pong:
 			r.pong = m.Payload
 		case *redis.Subscription:
@@ -239,6 +240,8 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 				sent, _ := strconv.ParseInt(r.pong, 10, 64)
 				answered = c.now()
 				c.alive(time.Duration(sent))
+			case r.barrier != "":
+				err = c.barrier(ctx, &r)
 			default:
 				var isBeat bool
 				if isBeat, err = c.message(ctx, &r); isBeat {
@@ -248,6 +251,9 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 		case <-ticker.C:
 			if c.now()-answered > pingPatience {
 				return errNoPong
+			}
+			if err := c.enroll(ctx, enrollEvery); err != nil {
+				return err
 			}
 			pingCtx, cancel := context.WithTimeout(ctx, pingEvery)
 			err = ps.Ping(pingCtx, strconv.FormatInt(int64(c.now()), 10))
@@ -317,6 +323,9 @@ func (c *Client) voidLocked(class string) {
 func (c *Client) catchUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
+	if err := c.enroll(ctx, enrollEvery); err != nil {
+		return err
+	}
 	for {
 		c.mu.Lock()
 		stale := c.stale
@@ -353,6 +362,10 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 	epoch := c.epoch.Load()
 	classes := c.classNames()
 	c.mu.Unlock()
+	// Whatever control has lost, the list may be lost with it.
+	if err := c.enroll(ctx, 0); err != nil {
+		return false, err
+	}
 	sent := c.now()
 	ctl, err := c.store.Load().Control(ctx, classes...)
 	if err != nil {

@@ -23,15 +23,16 @@ type conn struct {
 	closed     bool
 }
 
-// subscribes is how a subscription begins on the wire.
-const subscribes = "*2\r\n$9\r\nsubscribe\r\n"
+// subscribes is how a subscription begins on the wire, behind the number of its
+// channels.
+const subscribes = "$9\r\nsubscribe\r\n"
 
 // Write looks for the command that makes the connection a subscription.
 func (c *conn) Write(b []byte) (int, error) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if bytes.HasPrefix(b, []byte(subscribes)) {
+	if _, command, _ := bytes.Cut(b, []byte("\r\n")); bytes.HasPrefix(command, []byte(subscribes)) {
 		c.subscriber = true
 	}
 	switch {
