@@ -438,3 +438,39 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestCollectorOfL1: what L1 holds of each class, and what it has put out.
+func TestCollectorOfL1(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := &witness{}
+	c := w.open(Options{L1Bytes: 64 << 10, Observer: o}, hooks{})
+	e := w.items(c)
+	for i := range 3 {
+		w.get(t.Context(), e, fmt.Sprintf("item:%d", i))
+	}
+	s := c.Stats()
+	bytes := s.Classes["item"].L1Bytes
+	wantSamples(t, samples(t, c.Collector()), map[string]float64{
+		"l1_entries{class=item}": 3, "l1_bytes{class=item}": float64(bytes), "l1_evictions_total{class=item}": 0,
+	})
+	if bytes != s.L1Bytes || bytes == 0 {
+		t.Errorf("bytes of the class: got %d, want all %d", bytes, s.L1Bytes)
+	}
+	w.write("item:0", 300)
+	w.live(c)
+	w.want("entries after an invalidation", c.Stats().Classes["item"].L1Entries, 2)
+	for i := range 1000 {
+		w.get(t.Context(), e, fmt.Sprintf("item:%d", i))
+	}
+	s = c.Stats()
+	if t := s.Classes["item"]; t.L1Entries != s.L1Entries || t.L1Bytes > 64<<10 {
+		w.t.Errorf("the class has %d entries and %d bytes; want all %d, and 64 KB at most", t.L1Entries, t.L1Bytes, s.L1Entries)
+	}
+	if n := s.Classes["item"].L1Evictions; n == 0 || !slices.Contains(o.take(), "eviction item") {
+		t.Errorf("%d evictions, want some, and the observer told", n)
+	}
+	c.bump("a test")
+	w.live(c)
+	w.want("entries after an epoch", fmt.Sprint(c.Stats().Classes["item"].L1Entries, c.Stats().Classes["item"].L1Bytes), "0 0")
+}

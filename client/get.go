@@ -436,6 +436,7 @@ func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, 
 		e.value = nil
 	}
 	e.schedule(cl, now, time.Now())
+	defer cl.counts.evicted() // outside of the lock
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.view.Load()

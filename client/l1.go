@@ -86,10 +86,11 @@ type l1 struct {
 	rooms rooms
 	mu    sync.Mutex // leaf: nothing is called under it
 	index map[string]map[*l1Entry]struct{}
+	held  map[*class]holding // guarded by mu
 }
 
 func newL1(bytes int64, table *table) *l1 {
-	l := &l1{table: table, index: map[string]map[*l1Entry]struct{}{}}
+	l := &l1{table: table, index: map[string]map[*l1Entry]struct{}{}, held: map[*class]holding{}}
 	l.rooms.init(bytes, l.unlink)
 	return l
 }
@@ -140,7 +141,9 @@ func (l *l1) store(e *l1Entry) {
 		set[e] = struct{}{}
 	})
 	old := l.table.link(e)
+	l.hold(e)
 	if old != nil {
+		l.release(old)
 		l.unindex(old)
 	}
 	l.mu.Unlock()
@@ -150,11 +153,36 @@ func (l *l1) store(e *l1Entry) {
 	e.room.add(e)
 }
 
+// holding is what the table has of one class.
+type holding struct {
+	entries int
+	bytes   uint64
+}
+
+// hold and release count an entry that is in the table, or is no more; called
+// under l.mu.
+func (l *l1) hold(e *l1Entry) {
+	h := l.held[e.cl]
+	l.held[e.cl] = holding{h.entries + 1, h.bytes + uint64(e.weight)}
+}
+
+func (l *l1) release(e *l1Entry) {
+	h := l.held[e.cl]
+	l.held[e.cl] = holding{h.entries - 1, h.bytes - uint64(e.weight)}
+}
+
+func (l *l1) heldBy(cl *class) holding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[cl]
+}
+
 // unlink takes an entry out of the table and the index.
 func (l *l1) unlink(e *l1Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.table.unlink(e) {
+		l.release(e)
 		l.unindex(e)
 	}
 }
@@ -213,7 +241,7 @@ func (l *l1) dependents(name string) []*l1Entry {
 func (l *l1) clear() {
 	l.mu.Lock()
 	l.table.clear()
-	l.index = map[string]map[*l1Entry]struct{}{}
+	l.index, l.held = map[string]map[*l1Entry]struct{}{}, map[*class]holding{}
 	l.mu.Unlock()
 	l.rooms.clear()
 }

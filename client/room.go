@@ -123,7 +123,12 @@ func (o *otterMemory) clear() {
 	o.cache.Store(otter.Must(&otter.Options[l1Key, *l1Entry]{
 		MaximumWeight: o.limit.Load(),
 		Weigher:       func(_ l1Key, e *l1Entry) uint32 { return e.weight },
-		OnDeletion:    func(d otter.DeletionEvent[l1Key, *l1Entry]) { o.gone(d.Value) },
+		OnDeletion: func(d otter.DeletionEvent[l1Key, *l1Entry]) {
+			if d.WasEvicted() && d.Value.cl != nil {
+				d.Value.cl.counts.evictedLocked()
+			}
+			o.gone(d.Value)
+		},
 		// On the caller's goroutine: gone takes a leaf lock only, the limit
 		// holds when add returns, and no goroutine is left to wait for.
 		Executor: func(f func()) { f() },

@@ -123,6 +123,11 @@ func (c *Client) Stats() Stats {
 		t := ClassStats{ReadErrors: map[string]uint64{}, ReadTime: map[Layer]Histogram{}, Refused: map[string]uint64{}}
 		for _, cl := range same {
 			cl.counts.addTo(&t)
+			if c.l1 != nil {
+				h := c.l1.heldBy(cl)
+				t.L1Entries += h.entries
+				t.L1Bytes += h.bytes
+			}
 		}
 		s.Classes[name] = t
 	}
