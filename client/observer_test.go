@@ -198,14 +198,18 @@ func TestL1HitsAreSampled(t *testing.T) {
 	c := w.open(Options{}, hooks{})
 	e := w.items(c)
 	w.get(t.Context(), e, "item:1")
-	for range 2*l1Sample + 5 {
+	for range 4*l1Sample {
 		if _, err := e.Get(t.Context(), "item:1"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := c.Stats().Classes["item"]
-	w.want("hits", s.L1Hits, uint64(2*l1Sample+5))
-	w.want("timed", s.ReadTime[LayerL1].Count, uint64(2))
+	w.want("hits", s.L1Hits, uint64(4*l1Sample))
+	// Each part of the counter counts for itself, and where the stack lies, which
+	// chooses the part, may change.
+	if n := s.ReadTime[LayerL1].Count; n < 1 || n > 4 {
+		t.Errorf("timed: got %d, want about 4", n)
+	}
 	w.want("loaded", s.Loaded, uint64(1))
 	if h := s.ReadTime[LayerLoad]; h.Count != 1 || h.Sum <= 0 || h.Counts[len(h.Counts)-1] > 1 {
 		t.Errorf("time of loads: %+v", h)
