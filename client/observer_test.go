@@ -198,7 +198,7 @@ func TestL1HitsAreSampled(t *testing.T) {
 	c := w.open(Options{}, hooks{})
 	e := w.items(c)
 	w.get(t.Context(), e, "item:1")
-	for range 4*l1Sample {
+	for range 4 * l1Sample {
 		if _, err := e.Get(t.Context(), "item:1"); err != nil {
 			t.Fatal(err)
 		}
