@@ -17,6 +17,8 @@ const (
 	CodeNoIdentity   = "L012" // updates or deletes of a table without replica identity
 	CodeLimit        = "L013" // too large, too deep, too many aliases
 	CodeNamespace    = "L014" // a namespace that may not be used
+	CodeInclude      = "L015" // a file that can not be included
+	CodeEnvironment  = "L016" // a variable that can not be expanded
 
 	CodeHiddenOld     = "L020" // the replica identity hides an old value that a name needs
 	CodeChangedHidden = "L021" // a condition reads an old value that never arrives
@@ -33,4 +35,6 @@ const (
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
+
+	CodeIncludeNone = "L040" // include: a pattern that no file matches
 )

@@ -31,13 +31,26 @@ type decoder struct {
 	lines    []string
 	findings *Findings
 	subject  subject
+
+	source  string
+	env     func(name string) (string, bool)
+	secrets *[]secret
+	// written are the scalars with variables, as they were before.
+	written map[*yaml.Node]string
+}
+
+func newDecoder(file string, findings *Findings, secrets *[]secret, env func(string) (string, bool)) *decoder {
+	return &decoder{file: file, findings: findings, secrets: secrets, env: env, written: map[*yaml.Node]string{}}
 }
 
 func (d *decoder) add(sev Severity, code string, p place, fix, format string, args ...any) {
+	for i := range args {
+		args[i] = hideArg(*d.secrets, args[i])
+	}
 	*d.findings = append(*d.findings, Finding{
 		Code: code, Severity: sev, File: p.file, Line: p.line, Col: p.col,
-		Rule: d.subject.rule, Entry: d.subject.entry,
-		Message: fmt.Sprintf(format, args...), Fix: fix,
+		Rule: hide(*d.secrets, d.subject.rule), Entry: d.subject.entry,
+		Message: fmt.Sprintf(format, args...), Fix: hide(*d.secrets, fix),
 	})
 }
 
@@ -66,9 +79,12 @@ func (d *decoder) textPlace(n *yaml.Node) place {
 	return p
 }
 
-// folded reports whether the lines of a scalar were joined, so that an offset in
-// its text says nothing about its place in the file.
+// folded reports whether the lines of a scalar were joined, or variables in it
+// expanded, so that an offset in its text says nothing about its place in the file.
 func (d *decoder) folded(n *yaml.Node) bool {
+	if _, expanded := d.written[n]; expanded {
+		return true
+	}
 	style := n.Style &^ yaml.TaggedStyle
 	if style == yaml.LiteralStyle {
 		return false
@@ -91,7 +107,8 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		d.errorf(CodeLimit, start, "file has %d bytes, the limit is %d", len(data), maxFileSize)
 		return nil
 	}
-	d.lines = strings.Split(string(data), "\n")
+	d.source = string(data)
+	d.lines = strings.Split(d.source, "\n")
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
@@ -119,6 +136,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	if !d.bounded(doc.Content[0], maxDepth, &budget) {
 		return nil
 	}
+	d.expandAll(doc.Content[0], map[*yaml.Node]bool{})
 	return doc.Content[0]
 }
 
@@ -284,7 +302,7 @@ func (f fields) boolean(name string, def bool) bool {
 	}
 	var b bool
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" || n.Decode(&b) != nil {
-		f.d.errorf(CodeValue, f.d.place(n), "%q must be true or false, not %s", name, show(n))
+		f.d.errorf(CodeValue, f.d.place(n), "%q must be true or false, not %s", name, f.d.show(n))
 		return def
 	}
 	return b
@@ -302,7 +320,7 @@ func (d *decoder) integer(n *yaml.Node, name string, lo, hi int) (int, bool) {
 	n = resolve(n)
 	var i int
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || n.Decode(&i) != nil || i < lo || i > hi {
-		d.errorf(CodeValue, d.place(n), "%q must be an integer from %d to %d, not %s", name, lo, hi, show(n))
+		d.errorf(CodeValue, d.place(n), "%q must be an integer from %d to %d, not %s", name, lo, hi, d.show(n))
 		return 0, false
 	}
 	return i, true
@@ -315,7 +333,7 @@ func (f fields) duration(name string) time.Duration {
 	}
 	v, err := parseDuration(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil || v <= 0 {
-		f.d.errorf(CodeValue, f.d.place(n), "%q must be a duration above zero such as 30s, 10m or 1h, not %s", name, show(n))
+		f.d.errorf(CodeValue, f.d.place(n), "%q must be a duration above zero such as 30s, 10m or 1h, not %s", name, f.d.show(n))
 		return 0
 	}
 	return v
@@ -354,12 +372,14 @@ func (d *decoder) list(n *yaml.Node, name string) ([]*yaml.Node, bool) {
 	return nil, false
 }
 
-// show renders a node for a message: its text, or what it is.
-func show(n *yaml.Node) string {
-	if n.Kind != yaml.ScalarNode || isNull(n) {
+// show renders a node for a message: its text as it is written, or what it is.
+func (d *decoder) show(n *yaml.Node) string {
+	v := n.Value
+	if written, ok := d.written[n]; ok {
+		v = written // what came from the environment may be secret
+	} else if n.Kind != yaml.ScalarNode || isNull(n) {
 		return kindName(n)
 	}
-	v := n.Value
 	if len(v) > 60 {
 		v = v[:60] + "..."
 	}

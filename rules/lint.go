@@ -14,7 +14,7 @@ type linter struct {
 
 func newLinter(s *Set) *linter {
 	fs := slices.Clone(s.warnings)
-	return &linter{decoder: decoder{findings: &fs}, set: s}
+	return &linter{decoder: decoder{findings: &fs, secrets: &s.secrets}, set: s}
 }
 
 func (l *linter) warn(code string, p place, fix, format string, args ...any) {

@@ -17,26 +17,47 @@ import (
 // Load reads one or several files as one set: namespaces must agree, names must
 // be unique across all of them. The error is Findings, or that of reading a
 // file.
-func Load(paths ...string) (*Set, error) {
+func Load(paths ...string) (*Set, error) { return Options{}.Load(paths...) }
+
+// Parse reads one file's text; file is what findings call it. The error is
+// Findings: every mistake that can be found without a database, at once. A text
+// includes no files.
+func Parse(file string, data []byte) (*Set, error) { return Options{}.Parse(file, data) }
+
+// Options say where a set comes from.
+type Options struct {
+	// Env looks up what ${NAME} in the files stands for; nil is os.LookupEnv.
+	Env func(name string) (value string, ok bool)
+}
+
+// Load is the package's Load, with options.
+func (o Options) Load(paths ...string) (*Set, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("load rules: no file given")
 	}
-	b := newBuilder()
+	b := newBuilder(o)
+	b.disk = true
 	for _, p := range paths {
 		data, err := os.ReadFile(p)
 		if err != nil {
 			return nil, fmt.Errorf("load rules: %w", err)
 		}
-		b.file(p, data)
+		r := &reading{path: p, id: fileID(p)}
+		if first, twice := b.files[r.id]; twice {
+			b.d = newDecoder(p, &b.findings, &b.set.secrets, b.lookup)
+			b.d.errorf(CodeInclude, place{file: p, line: 1, col: 1}, "%s is read already (%s)", p, first)
+			continue
+		}
+		b.files[r.id] = "named itself"
+		b.file(r, data)
 	}
 	return b.finish()
 }
 
-// Parse reads one file's text; file is what findings call it. The error is
-// Findings: every mistake that can be found without a database, at once.
-func Parse(file string, data []byte) (*Set, error) {
-	b := newBuilder()
-	b.file(file, data)
+// Parse is the package's Parse, with options.
+func (o Options) Parse(file string, data []byte) (*Set, error) {
+	b := newBuilder(o)
+	b.file(&reading{path: file}, data)
 	return b.finish()
 }
 
@@ -46,21 +67,31 @@ type builder struct {
 	findings Findings
 	d        *decoder // of the file at hand
 	env      *cel.Env // made for the first condition
+	lookup   func(name string) (string, bool)
+	disk     bool              // files may be included
+	files    map[string]string // by fileID, how they came in
 
+	inForce     defaults // of the file at hand
 	namespaceAt place
 	namespaced  bool
 }
 
-func newBuilder() *builder { return &builder{set: &Set{Version: 1}} }
+func newBuilder(o Options) *builder {
+	b := &builder{set: &Set{Version: 1}, lookup: o.Env, files: map[string]string{}}
+	if b.lookup == nil {
+		b.lookup = os.LookupEnv
+	}
+	return b
+}
 
 var (
-	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm"}
-	topLater  = []string{"include", "defaults", "lint"}
+	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm", "include", "defaults"}
+	topLater  = []string{"lint"}
 )
 
-func (b *builder) file(name string, data []byte) {
-	b.set.Files = append(b.set.Files, name)
-	b.d = &decoder{file: name, findings: &b.findings}
+func (b *builder) file(r *reading, data []byte) {
+	b.set.Files = append(b.set.Files, r.path)
+	b.d = newDecoder(r.path, &b.findings, &b.set.secrets, b.lookup)
 	doc := b.d.document(data)
 	if doc == nil {
 		return
@@ -69,8 +100,14 @@ func (b *builder) file(name string, data []byte) {
 	if !ok {
 		return
 	}
-	b.version(top)
+	if r.from == nil || top.value("version") != nil {
+		b.version(top)
+	}
 	b.namespace(top)
+	if n := top.value("defaults"); n != nil {
+		r.defaults = b.defaults(n, r.defaults)
+	}
+	b.inForce = r.defaults
 	if n := top.value("entries"); n != nil {
 		b.entries(n)
 	}
@@ -83,6 +120,9 @@ func (b *builder) file(name string, data []byte) {
 	if n := top.value("warm"); n != nil {
 		b.sequence(n, "warm", b.warm)
 	}
+	if n := top.value("include"); n != nil {
+		b.include(n, r)
+	}
 }
 
 func (b *builder) version(top fields) {
@@ -92,7 +132,7 @@ func (b *builder) version(top fields) {
 	}
 	var v int
 	if n.ShortTag() != "!!int" || n.Decode(&v) != nil || v != 1 {
-		b.d.errorf(CodeValue, b.d.place(n), "version must be 1, not %s", show(n))
+		b.d.errorf(CodeValue, b.d.place(n), "version must be 1, not %s", b.d.show(n))
 	}
 }
 
@@ -115,7 +155,7 @@ func (b *builder) namespace(top fields) {
 		b.d.errorf(CodeNamespace, at, "namespace %q is Lethe's own: choose another", ns)
 		return
 	case ns != "" && !namespaceForm.MatchString(ns):
-		b.d.errorf(CodeNamespace, at, "namespace %s must be up to 63 letters, digits, \"_\", \"-\" and \".\"", show(n))
+		b.d.errorf(CodeNamespace, at, "namespace %s must be up to 63 letters, digits, \"_\", \"-\" and \".\"", b.d.show(n))
 		return
 	case b.namespaced && ns != b.set.Namespace:
 		b.d.errorf(CodeNamespace, at, "namespace %q differs from %q in %s", ns, b.set.Namespace, b.namespaceAt.file)
@@ -149,7 +189,9 @@ func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
 		at, code := b.d.textPlace(n), CodeTemplate
 		var se *keytext.SyntaxError
 		if errors.As(err, &se) {
-			at.col += se.Offset
+			if _, expanded := b.d.written[n]; !expanded {
+				at.col += se.Offset
+			}
 			if se.Unsupported {
 				code = CodeUnsupported
 			}
@@ -158,6 +200,7 @@ func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
 		return nil
 	}
 	t := &Template{Template: kt, pos: b.d.textPlace(n)}
+	_, t.moved = b.d.written[n]
 	if !single {
 		return t
 	}
@@ -194,11 +237,9 @@ func (b *builder) templates(n *yaml.Node, what string, single bool) []*Template 
 func (b *builder) finish() (*Set, error) {
 	if len(b.findings) == 0 || !b.findings.HasErrors() {
 		if len(b.set.Rules) == 0 && len(b.set.Entries) == 0 {
-			b.findings = append(b.findings, Finding{
-				Code: CodeMissing, Severity: Error, File: b.set.Files[0], Line: 1, Col: 1,
-				Message: "neither entries nor rules: there is nothing to do",
-				Fix:     "add an entry and a rule; `lethe init` writes a first file from the live schema",
-			})
+			b.d.add(Error, CodeMissing, place{file: b.set.Files[0], line: 1, col: 1},
+				"add an entry and a rule; `lethe init` writes a first file from the live schema",
+				"neither entries nor rules: there is nothing to do")
 		}
 	}
 	b.link()
@@ -231,16 +272,12 @@ func (b *builder) link() {
 		}
 	}
 	for _, w := range s.Warm {
-		b.findings = append(b.findings, Finding{
-			Code: CodeWarm, Severity: Warning, File: w.pos.file, Line: w.pos.line, Col: w.pos.col,
-			Entry: w.Entry, Message: "warm: this version does not warm entries; the declaration is kept for one that does",
-			Fix: "nothing has to be done: entries are filled when they are first asked for",
-		})
+		b.d.subject = subject{entry: w.Entry}
+		b.d.add(Warning, CodeWarm, w.pos, "nothing has to be done: entries are filled when they are first asked for",
+			"warm: this version does not warm entries; the declaration is kept for one that does")
+		b.d.subject = subject{}
 		if s.Class(w.Entry) == nil {
-			b.findings = append(b.findings, Finding{
-				Code: CodeClass, Severity: Error, File: w.pos.file, Line: w.pos.line, Col: w.pos.col,
-				Message: fmt.Sprintf("warm: there is no entry %q%s", w.Entry, suggest(w.Entry, s.classNames())),
-			})
+			b.d.errorf(CodeClass, w.pos, "warm: there is no entry %q%s", w.Entry, suggest(w.Entry, s.classNames()))
 		}
 	}
 }

@@ -47,25 +47,10 @@ func (b *builder) entry(name string, key, n *yaml.Node) {
 	if !ok {
 		return
 	}
-	c := &Class{Name: name, pos: at, ordinal: len(b.set.Entries), L1: f.boolean("l1", true), Keep: f.boolean("keep", false)}
-	c.Owner, _ = f.text("owner")
+	f.fallBack(b.inForce.entries)
+	c := &Class{Name: name, pos: at, ordinal: len(b.set.Entries), Keep: f.boolean("keep", false)}
 	c.Description, _ = f.text("description")
-	c.NegativeTTL = f.duration("negative_ttl")
-	c.MaxStale = f.duration("max_stale")
-	if t := f.value("ttl"); t != nil && t.Value == "never" {
-		c.TTL = TTLNever
-	} else {
-		c.TTL = f.duration("ttl")
-	}
-	b.mode(f, c)
-	if v := f.value("versions"); v != nil {
-		c.Versions = d.versions(v)
-	} else {
-		c.Versions = []int{1}
-	}
-	if v := f.value("max_value"); v != nil {
-		c.MaxValue = d.size(v, "max_value")
-	}
+	b.entryValues(f, c)
 	if v := f.value("tags"); v != nil {
 		c.Tags = b.templates(v, "tags", true)
 	}
@@ -87,6 +72,27 @@ func (b *builder) entry(name string, key, n *yaml.Node) {
 	b.set.Entries = append(b.set.Entries, c)
 }
 
+// entryValues reads what defaults may say for many entries.
+func (b *builder) entryValues(f fields, c *Class) {
+	c.L1 = f.boolean("l1", true)
+	c.Owner, _ = f.text("owner")
+	c.NegativeTTL = f.duration("negative_ttl")
+	c.MaxStale = f.duration("max_stale")
+	if t := f.value("ttl"); t != nil && t.Value == "never" {
+		c.TTL = TTLNever
+	} else {
+		c.TTL = f.duration("ttl")
+	}
+	b.mode(f, c)
+	c.Versions = []int{1}
+	if v := f.value("versions"); v != nil {
+		c.Versions = b.d.versions(v)
+	}
+	if v := f.value("max_value"); v != nil {
+		c.MaxValue = b.d.size(v, "max_value")
+	}
+}
+
 func (b *builder) mode(f fields, c *Class) {
 	n := f.value("mode")
 	if n == nil {
@@ -100,7 +106,7 @@ func (b *builder) mode(f fields, c *Class) {
 			b.d.errorf(CodeValue, f.place("keep"), "\"keep\" has no meaning for plain entries: they carry no stamp that could cover an invalidation")
 		}
 	default:
-		b.d.errorf(CodeValue, b.d.place(n), "\"mode\" must be exact or plain, not %s%s", show(n), suggest(n.Value, []string{"exact", "plain"}))
+		b.d.errorf(CodeValue, b.d.place(n), "\"mode\" must be exact or plain, not %s%s", b.d.show(n), suggest(n.Value, []string{"exact", "plain"}))
 	}
 }
 
@@ -153,7 +159,7 @@ func (d *decoder) size(n *yaml.Node, name string) int64 {
 			return v
 		}
 	}
-	d.errorf(CodeValue, d.place(n), "%q must be a number of bytes up to 2 GB, such as 4096, 64KB or 1MB, not %s", name, show(n))
+	d.errorf(CodeValue, d.place(n), "%q must be a number of bytes up to 2 GB, such as 4096, 64KB or 1MB, not %s", name, d.show(n))
 	return 0
 }
 

@@ -32,13 +32,17 @@ func (b *builder) rule(n *yaml.Node) {
 	for name, at := range f.keys {
 		r.pos[name] = at
 	}
+	f.fallBack(b.inForce.rules)
+	for name, def := range b.inForce.rules {
+		if _, said := f.keys[name]; !said {
+			r.pos[name] = def.at
+		}
+	}
 	b.ruleName(f, r)
 	if t := f.required("table"); t != nil {
 		b.ruleTable(t, r)
 	}
-	if v := f.value("on"); v != nil {
-		b.ruleOn(v, r)
-	}
+	b.ruleValues(f, r)
 	before := len(b.findings)
 	if v := f.value("keys"); v != nil {
 		r.Keys = b.templates(v, "keys", false)
@@ -49,14 +53,6 @@ func (b *builder) rule(n *yaml.Node) {
 	if len(r.Keys) == 0 && len(r.Tags) == 0 && len(b.findings) == before {
 		d.errorf(CodeMissing, r.pos[""], "the rule needs \"keys\" or \"tags\": otherwise it invalidates nothing")
 	}
-	if v := f.value("action"); v != nil {
-		b.ruleAction(v, r)
-	}
-	if v := f.value("cascade"); v != nil {
-		b.ruleCascade(v, r)
-	}
-	r.Strict = f.boolean("strict", false)
-	r.Owner, _ = f.text("owner")
 	r.Description, _ = f.text("description")
 	if v := f.value("when"); v != nil {
 		if text, ok := d.text(v, "when"); ok {
@@ -66,6 +62,21 @@ func (b *builder) rule(n *yaml.Node) {
 		}
 	}
 	b.set.Rules = append(b.set.Rules, r)
+}
+
+// ruleValues reads what defaults may say for many rules.
+func (b *builder) ruleValues(f fields, r *Rule) {
+	if v := f.value("on"); v != nil {
+		b.ruleOn(v, r)
+	}
+	if v := f.value("action"); v != nil {
+		b.ruleAction(v, r)
+	}
+	if v := f.value("cascade"); v != nil {
+		b.ruleCascade(v, r)
+	}
+	r.Strict = f.boolean("strict", false)
+	r.Owner, _ = f.text("owner")
 }
 
 func (b *builder) ruleName(f fields, r *Rule) {
@@ -161,7 +172,7 @@ func (b *builder) ruleOn(n *yaml.Node, r *Rule) {
 		item = resolve(item)
 		i := slices.Index(names, item.Value)
 		if item.Kind != yaml.ScalarNode || i < 0 {
-			b.d.errorf(CodeValue, b.d.place(item), "\"on\" takes insert, update, delete and truncate, not %s%s", show(item), suggest(item.Value, names))
+			b.d.errorf(CodeValue, b.d.place(item), "\"on\" takes insert, update, delete and truncate, not %s%s", b.d.show(item), suggest(item.Value, names))
 			continue
 		}
 		if bit := Ops(1) << i; on&bit != 0 {
@@ -217,7 +228,7 @@ func (b *builder) ruleAction(n *yaml.Node, r *Rule) {
 	case "auto":
 		b.d.errorf(CodeUnsupported, b.d.place(n), "action \"auto\" is not supported by this version")
 	default:
-		b.d.errorf(CodeValue, b.d.place(n), "\"action\" must be delete, stale or rewarm, not %s%s", show(n), suggest(n.Value, []string{"delete", "stale", "rewarm"}))
+		b.d.errorf(CodeValue, b.d.place(n), "\"action\" must be delete, stale or rewarm, not %s%s", b.d.show(n), suggest(n.Value, []string{"delete", "stale", "rewarm"}))
 	}
 }
 
@@ -230,7 +241,7 @@ func (b *builder) ruleCascade(n *yaml.Node, r *Rule) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false or {depth: n}, not %s", show(n))
+		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false or {depth: n}, not %s", b.d.show(n))
 		return
 	}
 	f, ok := b.d.mapping(n, "cascade", []string{"depth"}, []string{"stale_beyond", "when"})

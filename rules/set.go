@@ -25,7 +25,8 @@ const (
 
 // Set is a parsed rules.yaml, or several merged. It is immutable after Parse.
 type Set struct {
-	// Files are the names that the set was read from, as given.
+	// Files are the names that the set was read from, as given; those that a file
+	// includes follow it.
 	Files []string
 	// Version is the grammar's version: 1.
 	Version int
@@ -43,6 +44,7 @@ type Set struct {
 
 	warnings Findings
 	index    classIndex
+	secrets  []secret
 }
 
 // Class is one class of cache entries.

@@ -11,6 +11,8 @@ type Template struct {
 	Class *Class
 
 	pos place
+	// moved: variables in it were expanded, so places in it are lost.
+	moved bool
 }
 
 // shape is equal for templates that build the same names.
@@ -23,6 +25,8 @@ func (t *Template) Place() (file string, line, col int) { return t.pos.file, t.p
 // segmentPlace is where a segment stands in the file.
 func (t *Template) segmentPlace(s *keytext.Segment) place {
 	p := t.pos
-	p.col += s.Offset
+	if !t.moved {
+		p.col += s.Offset
+	}
 	return p
 }

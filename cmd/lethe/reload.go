@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"os"
 	"sync"
 	"time"
 
@@ -101,7 +99,7 @@ func (p *pipeline) followRules(ctx context.Context, asked <-chan struct{}) {
 	}
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	tried := fingerprint(p.settings.Rules)
+	tried := rules.Fingerprint(p.settings.Rules...)
 	last := tried
 	again := false
 	for {
@@ -111,7 +109,7 @@ func (p *pipeline) followRules(ctx context.Context, asked <-chan struct{}) {
 			return
 		case <-asked:
 		case <-ticker.C:
-			now := fingerprint(p.settings.Rules)
+			now := rules.Fingerprint(p.settings.Rules...)
 			settled := now == last
 			last = now
 			switch {
@@ -123,22 +121,10 @@ func (p *pipeline) followRules(ctx context.Context, asked <-chan struct{}) {
 				why = "the files have changed"
 			}
 		}
-		tried = fingerprint(p.settings.Rules)
+		tried = rules.Fingerprint(p.settings.Rules...)
 		last = tried
 		again = p.reload(ctx, why)
 	}
-}
-
-// fingerprint is a hash of what the files hold; a file that is not there counts
-// as one that says so.
-func fingerprint(files []string) uint64 {
-	h := fnv.New64a()
-	for _, name := range files {
-		data, err := os.ReadFile(name)
-		fmt.Fprintf(h, "%s\x00%d\x00%v\x00", name, len(data), err)
-		_, _ = h.Write(data) // never fails, by its documentation
-	}
-	return h.Sum64()
 }
 
 // reload takes the rules of the files into force, all of them or none: what is
