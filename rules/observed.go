@@ -20,7 +20,7 @@ func (s *Set) Uncovered(observed map[string][]string) (Findings, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &linter{decoder: decoder{findings: &Findings{}}, set: s}
+	l := &linter{decoder: decoder{findings: &Findings{}, secrets: &s.secrets}, set: s}
 	for _, name := range slices.Sorted(maps.Keys(observed)) {
 		class := s.Class(name)
 		for _, table := range slices.Sorted(slices.Values(observed[name])) {
