@@ -62,16 +62,16 @@ type Client struct {
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address
 
-	// What each hit in L1 reads stands together, away from what is written
-	// often. epoch, view and liveUntil are read without mu and written under it.
-	_ [64]byte
 	// id is this Client's in the list of clients, enrolled when it was last
 	// written there (by now; the receiver's), sharded how broadcasts come.
 	id       string
 	enrolled time.Duration
 	sharded  atomic.Bool
 
-	began      time.Time
+	// What each hit in L1 reads stands together, away from what is written
+	// often. epoch, view and liveUntil are read without mu and written under it.
+	_          [64]byte
+	clock      clock
 	liveUntil  atomic.Int64 // by now, nanoseconds
 	lastLive   atomic.Int64 // the greatest that liveUntil was
 	epoch      atomic.Uint64
@@ -149,9 +149,10 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c := &Client{
 		opts: o, logger: slog.New(log), log: log, layout: coherence.NewLayout(o.Namespace, clustered),
 		nodes: map[string]string{}, classes: map[string][]*class{}, versions: []uint32{0},
-		id: randomHex(), began: time.Now(), reload: make(chan struct{}, 1), news: make(chan struct{}), hooks: h,
+		id: randomHex(), reload: make(chan struct{}, 1), news: make(chan struct{}), hooks: h,
 	}
 	c.counts.observer = o.Observer
+	c.clock.start()
 	c.prefix = c.layout.Name("")
 	c.suffixes.Store(new([]string))
 	c.epoch.Store(1)
@@ -263,7 +264,7 @@ func (c *Client) State() State {
 
 // now is the time since Open, by the monotonic clock: it goes on while the
 // process is stopped, so that a process that was asleep knows it.
-func (c *Client) now() time.Duration { return time.Since(c.began) }
+func (c *Client) now() time.Duration { return c.clock.since() }
 
 func (c *Client) live() bool { return int64(c.now()) < c.liveUntil.Load() }
 

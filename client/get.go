@@ -89,8 +89,8 @@ func (c *Client) local(cl *class, key string) (e *l1Entry, u use) {
 		return nil, fresh
 	}
 	// After the look at the table: if this process was stopped in between, the
-	// clock tells. It is the dearest part of a hit, and no hit goes without.
-	now := c.now()
+	// clock tells.
+	now := c.clock.soon()
 	if e.valid.Load() != cl.valid.Load() {
 		return nil, fresh
 	}

@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package client
+
+func ticks() uint64 { return 0 }
+
+func ticksUsable() bool { return false }
