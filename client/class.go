@@ -69,14 +69,15 @@ type class struct {
 
 	generation atomic.Uint64 // as known; 0 if it is not
 	serving
-	share   float64 // of L1, 0 for none
-	room    *room   // guarded by Client.mu
-	_       [64]byte
-	turns   *turns
-	took    loadTime
-	counts  classCounts
-	mu      sync.Mutex
-	flights map[string]any // *flight[T] by key
+	admission Admission
+	share     float64 // of L1, 0 for none
+	room      *room   // guarded by Client.mu
+	_         [64]byte
+	turns     *turns
+	took      loadTime
+	counts    classCounts
+	mu        sync.Mutex
+	flights   map[string]any // *flight[T] by key
 }
 
 // Option is a setting of a class of entries.

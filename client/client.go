@@ -82,6 +82,8 @@ type Client struct {
 	marks      marks
 	spares     atomic.Bool // some class has StaleFor
 	l1         *l1         // nil without L1
+	heat       *heat
+	seed       maphash.Seed // of hashes of keys
 	reload     chan struct{}
 
 	// mu makes the handling of a message, and a look at what was handled
@@ -153,11 +155,12 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	}
 	c.counts.observer = o.Observer
 	c.clock.start()
+	c.seed, c.heat = maphash.MakeSeed(), newHeat()
 	c.prefix = c.layout.Name("")
 	c.suffixes.Store(new([]string))
 	c.epoch.Store(1)
 	if o.L1Bytes > 0 {
-		c.l1 = newL1(o.L1Bytes, newTable(maphash.MakeSeed()))
+		c.l1 = newL1(o.L1Bytes, newTable(c.seed))
 	}
 	c.vouching.strict = asked > 0
 	c.vouching.kick, c.vouching.masters = make(chan struct{}, 1), map[string]*master{}
@@ -325,7 +328,9 @@ func (c *Client) register(cl *class) error {
 			c.mu.Unlock()
 			return err
 		}
-		cl.l1, cl.room = c.l1, room
+		if cl.room = room; !cl.admission.off {
+			cl.l1 = c.l1
+		}
 		for _, same := range c.classes[cl.name] {
 			same.room = room
 		}

@@ -88,3 +88,14 @@ func (cl *class) decode(h *coherence.Header, payload []byte, v any) error {
 	}
 	return nil
 }
+
+// plainSize is the length of a payload before it was compressed: L1 holds what
+// it stands for.
+func plainSize(h *coherence.Header, payload []byte) int {
+	if h.Flags&coherence.FlagCompressed != 0 {
+		if n, err := s2.DecodedLen(payload); err == nil {
+			return n
+		}
+	}
+	return len(payload)
+}

@@ -131,7 +131,7 @@ func (e *Class[T]) storeAll(vs []loaded[T]) (refused []string) {
 			if !v.l.standby && !v.l.composite {
 				m.own = v.l.began
 			}
-			c.keep(cl, v.key, v.p.ticket.Name, v.value, m, len(v.request.Payload), v.p.at)
+			c.keep(cl, v.key, v.p.ticket.Name, v.value, m, plainSize(&v.request.Header, v.request.Payload), v.p.at)
 		}
 	}
 	c.returnLeases(returns)

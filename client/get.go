@@ -52,6 +52,7 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 			}
 		}
 	}
+	e.c.heated(e.cl, key)
 	began := e.c.now()
 	v, m, err := e.read(ctx, key, s, e.loader(key, load))
 	e.cl.counts.read(key, &m, err, e.c.now()-began)
@@ -117,15 +118,17 @@ func (c *Client) local(cl *class, key string) (e *l1Entry, u use) {
 // for its time: the clock costs as much as the hit.
 func (e *Class[T]) hitL1(key string, err error) {
 	n := &e.cl.counts
-	sampled := n.l1Hits.Add(1)%l1Sample == 0
-	if sampled || n.observer != nil {
-		e.seeL1(key, err, sampled)
+	if k := n.l1Hits.Add(1); oneIn(heatBits, k) || k%l1Sample == 0 || n.observer != nil {
+		e.seeL1(key, err, k)
 	}
 }
 
-func (e *Class[T]) seeL1(key string, err error, sampled bool) {
+func (e *Class[T]) seeL1(key string, err error, k uint64) {
 	n, took := &e.cl.counts, time.Duration(0)
-	if sampled {
+	if oneIn(heatBits, k) {
+		e.c.heat.add(e.cl.name, key, e.c.hash(key), 1<<heatBits, e.c.clock.soon())
+	}
+	if k%l1Sample == 0 {
 		began := time.Now()
 		_, _ = e.local(key)
 		took = time.Since(began)
@@ -294,7 +297,7 @@ func (e *Class[T]) take(key, name string, h *coherence.Header, payload []byte, a
 			return zero, m, false
 		}
 	}
-	e.c.keep(e.cl, key, name, v, m, len(payload), at)
+	e.c.keep(e.cl, key, name, v, m, plainSize(h, payload), at)
 	return v, m, true
 }
 
@@ -428,6 +431,9 @@ func (c *Client) keep(cl *class, key, name string, value any, m meta, size int, 
 		return
 	}
 	now := c.now()
+	if !c.admits(cl, key, size, now) {
+		return
+	}
 	e := &l1Entry{
 		key: key, version: cl.l1Version, value: value, meta: m, cl: cl,
 		weight: weigh(size+len(key), m.names), master: c.masterOf(name), spare: cl.staleCap > 0,

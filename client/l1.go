@@ -50,7 +50,7 @@ type l1Entry struct {
 	// spare: it may be served stale after it was dropped, which was at buried.
 	spare  bool
 	buried time.Duration
-	_      [32]byte // to a whole number of cache lines
+	_      [16]byte // to a whole number of cache lines
 }
 
 // dropped reports whether an entry was told to be old.

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 func benchClass(n int, limit uint64) (*Class[*benchValue], []string) {
 	c := &Client{l1: testL1(int64(limit))}
 	c.clock.start()
+	c.seed, c.heat = maphash.MakeSeed(), newHeat()
 	c.liveUntil.Store(math.MaxInt64)
 	cl := &class{name: "product", l1: c.l1, room: c.l1.rooms.rest}
 	cl.valid.Store(1)
