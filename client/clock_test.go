@@ -2,6 +2,7 @@ package client
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 )
@@ -79,4 +80,21 @@ func TestEntryLayout(t *testing.T) {
 	if got := unsafe.Sizeof(e); got%64 != 0 {
 		t.Errorf("an entry takes %d bytes, not a multiple of 64", got)
 	}
+}
+
+// In a bubble the clock jumps while the counter goes on as ever.
+func TestClockInABubble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var k clock
+		k.start()
+		time.Sleep(time.Second) // a jump
+		for range 1000 {
+			k.soon()
+			time.Sleep(time.Hour)
+			if got, now := k.soon(), k.since(); got != now {
+				t.Fatalf("after a jump it is %v, by the counter %v", now, got)
+			}
+		}
+	})
 }
