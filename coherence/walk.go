@@ -30,13 +30,15 @@ func (s *Store) Walk(ctx context.Context, patterns []string, progress func(scann
 	if len(patterns) == 0 {
 		return nil
 	}
+	// The tickets first: once they are gone nothing from before the raise can
+	// be filled any more, and what was filled is there when the values' turn
+	// comes. In one turn a value could be filled behind the cursor, by a ticket
+	// before it.
 	var match []string
 	for _, p := range patterns {
-		match = append(match, p, "{"+p+"}:t", "lethe:t:{*}:"+p)
-		if !strings.HasSuffix(p, "*") || strings.HasSuffix(p, `\*`) {
-			match = append(match, p+":t") // tickets of names with a hash tag
-		}
+		match = append(match, "{"+p+"}:t", "lethe:t:{*}:"+p, p+":t") // the last with a hash tag of their own
 	}
+	match = append(match, patterns...)
 	w := walk{s: s, match: match, progress: progress}
 	for range walkTries {
 		before, err := s.topology(ctx)

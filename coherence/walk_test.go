@@ -68,3 +68,32 @@ func TestWalkSparesControl(t *testing.T) {
 		t.Error("the table is gone")
 	}
 }
+
+// A fill with a ticket of before the raise, which the walk has not come to, is
+// undone by it, whenever it comes.
+func TestPlainFillDuringWalk(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		var tickets []Ticket
+		for _, rendered := range []string{"page:1", "page:{7}", "page:a}b", "page:{7}:t"} {
+			begun, err := b.Begin(b.ctx(), BeginRequest{Name: b.name("%s", rendered), Known: known(1), Plain: true})
+			must(t, err)
+			tickets = append(tickets, begun.Ticket)
+		}
+		b.raise("cause", "page")
+		stored := 0
+		must(t, b.Walk(b.ctx(), []string{b.name("page:*")}, func(int, int) {
+			for _, ticket := range tickets {
+				if b.fill(FillRequest{Ticket: ticket, Payload: []byte("old")}) == Stored {
+					stored++
+				}
+			}
+		}))
+		t.Logf("%d fills were stored meanwhile", stored)
+		for _, ticket := range tickets {
+			if b.rdb.Exists(b.ctx(), ticket.Name).Val() != 0 {
+				t.Errorf("%q is left", ticket.Name)
+			}
+		}
+	})
+}
