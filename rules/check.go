@@ -7,6 +7,8 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
+
+	"github.com/lethe-cache/lethe/internal/keytext"
 )
 
 // Check finds what Lint finds and what the live schema tells: unknown tables
@@ -30,6 +32,7 @@ func (s *Set) Check(schema Schema) Findings {
 			continue
 		}
 		c.columns(r, t)
+		c.fits(r, t)
 		c.condition(r, t)
 		c.identity(r, t)
 		c.separators(r, t)
@@ -198,10 +201,18 @@ func (c *checker) keyTypes() {
 		}
 		for _, k := range r.Keys {
 			u := use{rule: r, t: k}
-			for _, name := range k.Placeholders() {
+			for _, s := range k.Segments() {
+				if s.Column == "" {
+					continue
+				}
 				kind := ""
-				if col := t.Column(name); col != nil {
+				if col := t.Column(s.Column); col != nil {
 					kind = printKind(col)
+				}
+				for _, f := range s.Filters {
+					if f == keytext.Hash || f.IsDate() {
+						kind = "the filter " + f.String()
+					}
 				}
 				u.kinds = append(u.kinds, kind)
 			}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lethe-cache/lethe/internal/keytext"
@@ -10,6 +11,7 @@ import (
 // OIDs that only the way of printing cares for.
 const (
 	oidOID, oidUUID, oidDate, oidTime = 26, 2950, 1082, 1083
+	oidText, oidVarchar, oidChar      = 25, 1043, 1042
 )
 
 // printKind groups types that print equal values equally.
@@ -45,9 +47,14 @@ const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-
 // alphabet is every character that values of a type print with; all is true if
 // there is no saying.
 func alphabet(oid uint32, filters []keytext.Filter) (chars string, all bool) {
-	for _, f := range filters {
-		if f == keytext.URLEncode {
+	for _, f := range slices.Backward(filters) { // the last one that decides
+		switch {
+		case f == keytext.URLEncode:
 			return urlSafe + "%", false
+		case f == keytext.Hash:
+			return "0123456789abcdefABCDEF", false
+		case f.IsDate():
+			return "0123456789-Tt", false
 		}
 	}
 	const digits = "0123456789"

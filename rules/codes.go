@@ -19,6 +19,7 @@ const (
 	CodeNamespace    = "L014" // a namespace that may not be used
 	CodeInclude      = "L015" // a file that can not be included
 	CodeEnvironment  = "L016" // a variable that can not be expanded
+	CodeFits         = "L019" // a path or filter that the column's type does not have
 
 	CodeHiddenOld     = "L020" // the replica identity hides an old value that a name needs
 	CodeChangedHidden = "L021" // a condition reads an old value that never arrives

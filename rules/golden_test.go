@@ -152,7 +152,7 @@ func TestFindings(t *testing.T) {
 		t.Errorf("%d bad and %d good files", bad, good)
 	}
 	for _, c := range []string{rules.CodeSyntax, rules.CodeUnknownField, rules.CodeMissing, rules.CodeValue, rules.CodeDuplicate, rules.CodeUnsupported,
-		rules.CodeTemplate, rules.CodeCondition, rules.CodeTable, rules.CodeColumn, rules.CodeClass, rules.CodeNoIdentity, rules.CodeLimit, rules.CodeNamespace,
+		rules.CodeTemplate, rules.CodeCondition, rules.CodeTable, rules.CodeColumn, rules.CodeClass, rules.CodeNoIdentity, rules.CodeLimit, rules.CodeNamespace, rules.CodeFits,
 		rules.CodeHiddenOld, rules.CodeChangedHidden, rules.CodeToast, rules.CodeUnlogged, rules.CodePartition, rules.CodeForeignKey, rules.CodeKeyColumns,
 		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeWarm, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect} {
 		if !codes[c] {

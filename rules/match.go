@@ -147,7 +147,10 @@ func (t *templateMatcher) append(dst []byte, c *change.Change, s side) ([]byte, 
 			start := len(dst)
 			dst = append(dst, text...)
 			if seg.filters != nil {
-				dst = keytext.ApplyFilters(dst, start, seg.filters)
+				var ok bool
+				if dst, ok = keytext.ApplyFilters(dst, start, seg.filters); !ok {
+					unknown = stateUnknown
+				}
 			}
 		case stateNull, stateNoRow:
 			return dst, st

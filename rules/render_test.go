@@ -230,6 +230,31 @@ func TestRenderTemplates(t *testing.T) {
 	}
 }
 
+// What is no date of the years 1 to 9999 has no name: an application gets an
+// error, and the worker raises the class.
+func TestRenderNoDate(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, "version: 1\nentries: {day: {key: 'day:{d}'}}\nrules: [{name: r, table: t, keys: ['day:{at|date}']}]\n")
+	tpl := plan.Set().Rules[0].Keys[0]
+	table := &change.Table{Schema: "public", Name: "t", Identity: change.IdentityFull, Columns: []change.Column{{Name: "at", Type: 25}}}
+	for _, text := range []string{"infinity", "-infinity", "", "today", "0044-03-15 BC", "0044-03-15 12:00:00+00 BC", "12026-02-28", "0000-01-01",
+		"2026-02-29", "2026-13-01", "2026-00-01", "2026-1-1", "2026-02-28 ", "2026-02-28 24:00:00", "2026-02-28 12", "2026-02-28 12:60", "2026-02-28 12:00:00.",
+		"2026-02-28 12:00:00+", "2026-02-28 12:00:00+1", "2026-02-28 12:00:00+01:02:03:", "2026-02-28x", "9999-12-31 23:00:00-02", "0001-01-01 01:00:00+02"} {
+		if name, ok, err := tpl.Render(func(string) (any, bool) { return text, true }); err == nil {
+			t.Errorf("Render with %q = %q, %v; want an error", text, name, ok)
+		}
+		unknown := 0
+		m := plan.NewMatcher(rules.Observer{NewValueUnknown: func(*rules.Rule) { unknown++ }})
+		var ts rules.Targets
+		if err := m.Match(&ts, &change.Change{Op: change.Update, Table: table, Old: row(text), New: row("2026-02-28")}, change.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := show(&ts), "key day:2026-02-28; raise day old_value"; got != want || unknown != 1 {
+			t.Errorf("update of %q: %s, counted %d; want %s, counted once", text, got, unknown, want)
+		}
+	}
+}
+
 func TestRenderNull(t *testing.T) {
 	t.Parallel()
 	tpl, err := keytext.Parse("a:{x}:{y}")

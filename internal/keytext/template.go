@@ -315,7 +315,10 @@ func (t *Template) Render(value func(column string) (any, bool)) (name string, o
 		if null {
 			return "", false, nil
 		}
-		buf = ApplyFilters(out, start, s.Filters)
+		var fits bool
+		if buf, fits = ApplyFilters(out, start, s.Filters); !fits {
+			return "", false, fmt.Errorf("render %q: value of %s: %q is no date from year 1 to 9999", t.text, s.Column, out[start:])
+		}
 	}
 	return string(buf), true, nil
 }
