@@ -43,6 +43,10 @@ func (s *Set) Check(schema Schema) Findings {
 		}
 	}
 	c.keyTypes()
+	l.tenants(func(table string) bool {
+		t := schema.Table(table)
+		return t != nil && t.Column(s.Policy.Tenant) != nil
+	})
 	return l.findings.sort()
 }
 

@@ -37,5 +37,10 @@ const (
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
 
-	CodeIncludeNone = "L040" // include: a pattern that no file matches
+	CodeIncludeNone    = "L040" // include: a pattern that no file matches
+	CodePolicyName     = "L041" // a key or tag that lint.key does not match
+	CodeTenant         = "L042" // a key without the tenant that its table has
+	CodeNoNamespace    = "L043" // a set without namespace
+	CodeSecret         = "L044" // a column that looks secret in a name or a value
+	CodeNeverForgotten = "L045" // values that live long, and no rule
 )

@@ -148,13 +148,14 @@ func TestFindings(t *testing.T) {
 			t.Errorf("%s: found\n%swant\n%s", name, got, want)
 		}
 	}
-	if bad < 25 || good < 10 {
+	if bad < 60 || good < 30 {
 		t.Errorf("%d bad and %d good files", bad, good)
 	}
 	for _, c := range []string{rules.CodeSyntax, rules.CodeUnknownField, rules.CodeMissing, rules.CodeValue, rules.CodeDuplicate, rules.CodeUnsupported,
 		rules.CodeTemplate, rules.CodeCondition, rules.CodeTable, rules.CodeColumn, rules.CodeClass, rules.CodeNoIdentity, rules.CodeLimit, rules.CodeNamespace, rules.CodeFits,
 		rules.CodeHiddenOld, rules.CodeChangedHidden, rules.CodeToast, rules.CodeUnlogged, rules.CodePartition, rules.CodeForeignKey, rules.CodeKeyColumns,
-		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeWarm, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect} {
+		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeWarm, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect,
+		rules.CodeInclude, rules.CodeEnvironment, rules.CodeIncludeNone, rules.CodePolicyName, rules.CodeTenant, rules.CodeNoNamespace, rules.CodeSecret, rules.CodeNeverForgotten} {
 		if !codes[c] {
 			t.Errorf("no file in testdata brings about %s", c)
 		}

@@ -26,6 +26,7 @@ func (l *linter) warn(code string, p place, fix, format string, args ...any) {
 func (s *Set) Lint() Findings {
 	l := newLinter(s)
 	l.offline()
+	l.tenants(s.usedColumn(s.Policy.Tenant))
 	return l.findings.sort()
 }
 
@@ -47,6 +48,10 @@ func (l *linter) offline() {
 	l.dependencies()
 	l.sameKey()
 	l.cycles()
+	l.namespaceless()
+	l.names()
+	l.secretNames()
+	l.forgotten()
 }
 
 func (l *linter) rewarm(r *Rule) {

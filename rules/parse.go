@@ -85,8 +85,7 @@ func newBuilder(o Options) *builder {
 }
 
 var (
-	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm", "include", "defaults"}
-	topLater  = []string{"lint"}
+	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm", "include", "defaults", "lint"}
 )
 
 func (b *builder) file(r *reading, data []byte) {
@@ -96,7 +95,7 @@ func (b *builder) file(r *reading, data []byte) {
 	if doc == nil {
 		return
 	}
-	top, ok := b.d.mapping(doc, "the file", topFields, topLater)
+	top, ok := b.d.mapping(doc, "the file", topFields, nil)
 	if !ok {
 		return
 	}
@@ -119,6 +118,9 @@ func (b *builder) file(r *reading, data []byte) {
 	}
 	if n := top.value("warm"); n != nil {
 		b.sequence(n, "warm", b.warm)
+	}
+	if n := top.value("lint"); n != nil {
+		b.policy(n)
 	}
 	if n := top.value("include"); n != nil {
 		b.include(n, r)
@@ -161,7 +163,7 @@ func (b *builder) namespace(top fields) {
 		b.d.errorf(CodeNamespace, at, "namespace %q differs from %q in %s", ns, b.set.Namespace, b.namespaceAt.file)
 		return
 	}
-	b.set.Namespace, b.namespaceAt, b.namespaced = ns, at, true
+	b.set.Namespace, b.namespaceAt, b.namespaced, b.set.namespaced = ns, at, true, true
 }
 
 func (b *builder) sequence(n *yaml.Node, what string, each func(*yaml.Node)) {

@@ -41,10 +41,14 @@ type Set struct {
 	Dependencies []*Dependency
 	// Warm is accepted and kept; this version does not warm.
 	Warm []*Warm
+	// Policy is what the block `lint` asks of names.
+	Policy Policy
 
 	warnings Findings
 	index    classIndex
 	secrets  []secret
+	// namespaced: the namespace was said, be it empty.
+	namespaced bool
 }
 
 // Class is one class of cache entries.
