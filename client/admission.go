@@ -24,7 +24,7 @@ func L1Off() Admission { return Admission{off: true} }
 // up to the share of the class, those of the hot keys of the Client (see
 // Client.HotKeys) that were read as often. Both numbers must be positive. Reads
 // are counted in this process and about: where many keys are read, a key may
-// count for more than it is, and hits in L1 are counted by samples of one in 16.
+// count for more than it is, and hits in L1 are counted by samples of one in 64.
 func L1Hot(maxBytes, perMinute int) Admission {
 	return Admission{hot: true, maxBytes: maxBytes, perMinute: perMinute}
 }

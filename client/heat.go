@@ -14,7 +14,7 @@ const (
 	heatWidth = 1 << 14
 	heatKeys  = 128 // how many hot keys are known by name
 	// heatBits: one hit in 2^heatBits of L1 is counted, for all of them.
-	heatBits = 4
+	heatBits = 6
 	// heatCold: a key is not hot that is read less often than this in a minute.
 	heatCold = 60
 )
@@ -147,7 +147,7 @@ func (h *heat) hot(hash uint64) bool {
 type HotKey struct {
 	Class, Key string
 	// PerMinute is how many reads of it there were in the last minute, in this
-	// process, about: hits in L1 are counted by samples of one in 16.
+	// process, about: hits in L1 are counted by samples of one in 64.
 	PerMinute uint64
 }
 

@@ -15,8 +15,8 @@ func ticks() uint64
 // stop, and it watches them. In a bubble of testing/synctest the program's clock
 // is not the kernel's, and begins in the year 2000.
 func ticksUsable() bool {
-	var real syscall.Timeval
-	if err := syscall.Gettimeofday(&real); err != nil || time.Since(time.Unix(real.Unix())).Abs() > time.Hour {
+	var kernel syscall.Timeval
+	if err := syscall.Gettimeofday(&kernel); err != nil || time.Since(time.Unix(kernel.Unix())).Abs() > time.Hour {
 		return false
 	}
 	name, err := os.ReadFile("/sys/devices/system/clocksource/clocksource0/current_clocksource")
