@@ -38,7 +38,7 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	if err != nil {
 		return err
 	}
-	l.noteRules(ctx)
+	l.followed()
 	if err := l.bury(ctx); err != nil {
 		return err
 	}

@@ -20,7 +20,9 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	clear(l.ends)
 	l.ends = l.ends[:0]
 	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0]}
-	l.follow(ctx)
+	if err := l.follow(ctx); err != nil {
+		return err
+	}
 	for i := range deliveries {
 		d := &deliveries[i]
 		l.batch.offset = d.Offset

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/rules"
 )
 
 // followed is by which rules a lane works, and worked before.
@@ -15,6 +17,17 @@ type followed struct {
 	// worked on by, whoever did; current is true once they are those of rules.
 	known   map[uint64]bool
 	current bool
+	// unnoted says that Redis does not tell yet of all that is known: it is
+	// told when the batch that ends at due is done, with its walks.
+	unnoted bool
+	due     int64
+}
+
+// noted is what Redis tells of a lane's rules, as far as this process knows. A
+// redo uses it too.
+type noted struct {
+	mu  sync.Mutex // held during a write, so that the last one is the latest
+	ids []uint64
 }
 
 // recall reads by which rules the partition was worked on before this process.
@@ -25,19 +38,30 @@ func (l *lane) recall(ctx context.Context, applied bool) error {
 		if err != nil {
 			return err
 		}
+		l.noted.mu.Lock()
+		l.noted.ids = ids
+		l.noted.mu.Unlock()
 		l.follows = followed{known: map[uint64]bool{}}
 		if !found && !others && !applied {
 			// Nothing was ever worked on: nothing was cached that these rules
 			// would have invalidated.
-			for _, u := range l.rules.Plan.Set().Units() {
-				ids = append(ids, u.ID)
-			}
+			ids = l.unitIDs()
 		}
 		for _, id := range ids {
 			l.follows.known[id] = true
 		}
 		return nil
 	})
+}
+
+// unitIDs are the identities of the rules that the lane works by.
+func (l *lane) unitIDs() []uint64 {
+	units := l.rules.Plan.Set().Units()
+	ids := make([]uint64, len(units))
+	for i := range units {
+		ids[i] = units[i].ID
+	}
+	return ids
 }
 
 // follow takes the rules in force. What they touch and those before did not is
@@ -48,15 +72,23 @@ func (l *lane) recall(ctx context.Context, applied bool) error {
 //
 // Each partition does so for itself, in its own time: a class is safe when the
 // last of them has.
-func (l *lane) follow(ctx context.Context) {
+//
+// What is no rule any more is struck off in Redis first: from this batch on
+// changes are not looked at with it, and whoever works by it again, after a
+// crash too, has to raise it.
+func (l *lane) follow(ctx context.Context) error {
 	before := l.rules
 	l.refresh()
 	if l.rules == before && l.follows.current {
-		return
+		return nil
 	}
 	l.follows.current = false
+	units := l.rules.Plan.Set().Units()
+	if err := l.strike(ctx, units); err != nil {
+		return err
+	}
 	var classes, what []string
-	for _, u := range l.rules.Plan.Set().Units() {
+	for _, u := range units {
 		if l.follows.known[u.ID] {
 			continue
 		}
@@ -67,7 +99,7 @@ func (l *lane) follow(ctx context.Context) {
 		classes = append(classes, classNames(u.Classes)...)
 	}
 	if len(classes) == 0 {
-		return
+		return nil
 	}
 	if slices.Contains(classes, "*") {
 		classes = []string{"*"}
@@ -78,24 +110,72 @@ func (l *lane) follow(ctx context.Context) {
 	l.batch.raises = append(l.batch.raises, coherence.RaiseRequest{
 		Cause: l.w.uniqueCause(fmt.Sprintf("rules:%d", l.p.ID())), Reason: change.ReasonRules, Classes: classes,
 	})
+	return nil
 }
 
-// noteRules leaves word by which rules the partition is worked on, once what
-// they newly touch was raised.
-func (l *lane) noteRules(ctx context.Context) {
+// strike leaves of what Redis tells only what is among the units.
+func (l *lane) strike(ctx context.Context, units []rules.Unit) error {
+	l.noted.mu.Lock()
+	kept := slices.DeleteFunc(slices.Clone(l.noted.ids), func(id uint64) bool {
+		return !slices.ContainsFunc(units, func(u rules.Unit) bool { return u.ID == id })
+	})
+	struck := len(l.noted.ids) - len(kept)
+	l.noted.mu.Unlock()
+	if struck == 0 {
+		return nil
+	}
+	return l.w.retry(ctx, "note rules", func(ctx context.Context) error { return l.note(ctx, kept) })
+}
+
+// followed says that what the rules newly touch was raised with the batch.
+func (l *lane) followed() {
 	if l.follows.current {
 		return
 	}
-	var ids []uint64
-	for _, u := range l.rules.Plan.Set().Units() {
-		ids = append(ids, u.ID)
-	}
-	l.follows = followed{known: map[uint64]bool{}, current: true}
-	for _, id := range ids {
+	l.follows = followed{known: map[uint64]bool{}, current: true, unnoted: true, due: l.batch.offset}
+	for _, id := range l.unitIDs() {
 		l.follows.known[id] = true
 	}
-	if err := l.w.store.WriteRules(ctx, l.field, ids); err != nil {
-		// Whoever starts next raises once more: too much, not too little.
-		l.w.log.WarnContext(ctx, "note by which rules a partition is worked on", "partition", l.p.ID(), "error", err)
+}
+
+// noteRules leaves word by which rules the partition is worked on, once the
+// batches up to an offset are done: a walk of plain classes that a crash has
+// ended begins again only if nobody was told that it is over.
+func (l *lane) noteRules(ctx context.Context, done int64) {
+	if !l.follows.unnoted || done < l.follows.due {
+		return
 	}
+	ids := make([]uint64, 0, len(l.follows.known))
+	for id := range l.follows.known {
+		ids = append(ids, id)
+	}
+	if err := l.note(ctx, ids); err != nil {
+		// With the next batch again. Whoever starts before raises once more:
+		// too much, not too little.
+		l.w.log.WarnContext(ctx, "note by which rules a partition is worked on", "partition", l.p.ID(), "error", err)
+		return
+	}
+	l.follows.unnoted = false
+}
+
+// note tells Redis.
+func (l *lane) note(ctx context.Context, ids []uint64) error {
+	l.noted.mu.Lock()
+	defer l.noted.mu.Unlock()
+	if err := l.w.store.WriteRules(ctx, l.field, ids); err != nil {
+		return err
+	}
+	l.noted.ids = ids
+	return nil
+}
+
+// renote tells a Redis that may have forgotten, or remembers what was struck
+// off.
+func (l *lane) renote(ctx context.Context) error {
+	l.noted.mu.Lock()
+	defer l.noted.mu.Unlock()
+	if l.noted.ids == nil {
+		return nil // nothing is there, or not yet read
+	}
+	return l.w.store.WriteRules(ctx, l.field, l.noted.ids)
 }

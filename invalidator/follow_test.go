@@ -2,10 +2,15 @@ package invalidator
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/lethe-cache/lethe/internal/harness"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -127,4 +132,130 @@ func TestReloadOfTagsRaisesAll(t *testing.T) {
 	w.commit(update("loose", "7"))
 	w.settle()
 	w.wantState("kept:1", "dead")
+}
+
+// newPlainRule makes changes of things touch plain entries too.
+var newPlainRule = []string{"  - name: raws\n", "  - name: things of raw\n    table: public.things\n    keys: [ \"raw:{id}\" ]\n  - name: raws\n"}
+
+// Plain entries are forgotten by a walk. A worker that dies in it has not told
+// anybody that they are: the next one walks again.
+func TestDeathInTheWalkOfAReload(t *testing.T) {
+	t.Parallel()
+	w, take := follows(t)
+	walk, sweep := newBlocker("walk"), newBlocker("close")
+	r := w.ready(func(k *Worker) {
+		k.hook = func(step string) {
+			walk.hook(step)
+			sweep.hook(step)
+		}
+	})
+	w.cache("raw:1", "v")
+	w.commit(update("things", "1")) // no rule looks at it for plain entries
+	w.settle()
+	w.commit(update("categories", "5"))
+	sweep.wait(t)
+	take(newPlainRule...)
+	w.commit(update("loose", "7"))
+	walk.wait(t)
+	close(sweep.let) // the batch before is done while the walk goes on
+	harness.Eventually(t, patience, harness.True("the batch before is acknowledged", func() bool { return w.log.Durable() == w.seq-1 }))
+	w.wantState("raw:1", "v")
+	r.Hurry()
+	close(walk.let)
+	r.kill()
+	w.newLog()
+	w.ready()
+	harness.Eventually(t, patience, harness.True("raw:1 forgotten", func() bool { return w.state("raw:1") == "absent" }))
+}
+
+// What is no rule any more is struck off in Redis before a change goes by
+// without it: a process that works by it again raises it, although the one
+// between could not tell by what it worked.
+func TestReloadStrikesOffBeforeItWorks(t *testing.T) {
+	t.Parallel()
+	w, take := follows(t)
+	take(newRule...)
+	r := w.ready()
+	w.cache("kept:1", "v")
+	key := w.store.Layout().Control("rules")
+	had, err := w.rdb.HGetAll(t.Context(), key).Result()
+	if err != nil || len(had) != 1 {
+		t.Fatalf("%s holds %v, %v; want one partition", key, had, err)
+	}
+	// Nothing can be written there for a while.
+	if err := w.rdb.Set(t.Context(), key, "no hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	take()
+	w.commit(update("things", "1"))
+	harness.Eventually(t, patience, harness.True("the worker tries to tell", func() bool {
+		return testutil.ToFloat64(r.metrics.retries.WithLabelValues("note rules")) > 0
+	}))
+	if w.log.Durable() >= w.seq {
+		t.Error("the change went by although the rule stands in Redis")
+	}
+	if err := w.rdb.Del(t.Context(), key).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.rdb.HSet(t.Context(), key, had).Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	w.wantState("kept:1", "v") // no rule is about it
+	r.kill()
+	take(newRule...)
+	w.newLog()
+	w.ready()
+	w.commit(update("loose", "7"))
+	w.settle()
+	w.wantState("kept:1", "dead")
+}
+
+// A Redis that comes back with an earlier state is told again by which rules it
+// is worked on.
+func TestRedoTellsTheRulesAgain(t *testing.T) {
+	t.Parallel()
+	var current atomic.Pointer[Rules]
+	w, lost := losing(t, lossRules, time.Hour)
+	parse := func(text string) *Rules {
+		set, err := rules.Parse("rules.yaml", fmt.Appendf(nil, text, w.set.Namespace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled, err := NewRules(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return compiled
+	}
+	more := lossRules + "  - {name: more, table: public.loose, keys: [\"product:{id}\"]}\n"
+	current.Store(parse(more))
+	w.cfg.Rules = current.Load
+	w.ready()
+	key := w.store.Layout().Control("rules")
+	had, err := w.rdb.HGetAll(t.Context(), key).Result()
+	if err != nil || len(had) != 1 {
+		t.Fatalf("%s holds %v, %v; want one partition", key, had, err)
+	}
+	current.Store(parse(lossRules))
+	w.commit(update("products", "10", "n"))
+	w.commit(update("products", "11", "n"))
+	w.settle()
+	want, err := w.rdb.HGetAll(t.Context(), key).Result()
+	if err != nil || maps.Equal(want, had) {
+		t.Fatalf("%s holds %v, %v after a reload", key, want, err)
+	}
+	if err := w.rdb.HSet(t.Context(), key, had).Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.forgetWatermark(w.lsn)
+	w.commit(update("products", "20", "n"))
+	select {
+	case <-lost:
+	case <-time.After(patience):
+		t.Fatal("the loss was not noticed")
+	}
+	if got, err := w.rdb.HGetAll(t.Context(), key).Result(); err != nil || !maps.Equal(got, want) {
+		t.Errorf("after the redo %s holds %x, %v; want %x", key, got, err, want)
+	}
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // lane is one partition's work: what one call of Work holds. Its fields belong
-// to the goroutine of Work, but for led, past and written, which the maintainer,
-// a redo and the sweeps of the lane also use.
+// to the goroutine of Work, but for led, past, written and noted, which the
+// maintainer, a redo and the sweeps of the lane also use.
 type lane struct {
 	w *Worker
 	p stream.Partition
@@ -26,6 +26,7 @@ type lane struct {
 
 	rules   *Rules
 	follows followed
+	noted   noted
 	matcher *rules.Matcher
 	walker  *depgraph.Walker
 	handles *handles
@@ -224,6 +225,7 @@ func (l *lane) mark(ctx context.Context, last mark) (held bool, err error) {
 	}
 	l.floor = v
 	l.written.raise(v)
+	l.noteRules(ctx, last.offset)
 	l.w.hook("ack")
 	if err := l.p.Ack(ctx, last.offset); err != nil {
 		return false, fmt.Errorf("acknowledge offset %d: %w", last.offset, err)

@@ -218,6 +218,11 @@ func (w *Worker) redo(ctx context.Context) (done bool, err error) {
 	if err := w.restoreControl(ctx); err != nil {
 		return false, fmt.Errorf("redo: restore control: %w", err)
 	}
+	for _, l := range w.eachLane() {
+		if err := l.renote(ctx); err != nil {
+			return false, fmt.Errorf("redo: %w", err)
+		}
+	}
 	if len(due.classes) > 0 {
 		k, err := w.walkAfter(ctx, request.Cause, due.classes, w.cfg.Rules())
 		if err != nil {
