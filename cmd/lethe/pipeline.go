@@ -39,9 +39,11 @@ type pipeline struct {
 	// redisRunID replaces INFO server where the server has none. Optional.
 	redisRunID func(ctx context.Context, addr string) (string, error)
 
-	// rules are those in force; asked asks to read their files again.
+	// rules are those in force; asked asks to read their files again; seen is
+	// the fingerprint that these had before they were read at the start.
 	rules   atomic.Pointer[ruleset]
 	asked   <-chan struct{}
+	seen    uint64
 	reloads *reloads
 	metrics *metrics
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -99,9 +100,7 @@ func (p *pipeline) followRules(ctx context.Context, asked <-chan struct{}) {
 	}
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	tried := rules.Fingerprint(p.settings.Rules...)
-	last := tried
-	again := false
+	tried, last, again := p.seen, p.seen, false
 	for {
 		why := "asked for"
 		select {
@@ -165,7 +164,10 @@ func (p *pipeline) reload(ctx context.Context, why string) (again bool) {
 	if p.reloads.note("failed", err) {
 		p.log.Error("rules not reloaded, those before stay in force", "why", why, "error", err)
 	}
-	return !permanent(err)
+	// A file that could not be read may be on its way: between two looks nobody
+	// would see that it was gone.
+	var unread *fs.PathError
+	return !permanent(err) || errors.As(err, &unread)
 }
 
 // loadNext reads, checks and compiles the files.

@@ -34,6 +34,11 @@ second leaves it, to be delivered again at the next start.`,
 			if err := p.settings.validate(true); err != nil {
 				return err
 			}
+			// Before the rules are read: what comes later is a reload, however long
+			// the start takes.
+			asked, stopAsking := reloadSignals()
+			defer stopAsking()
+			seen := rules.Fingerprint(p.settings.Rules...)
 			set, err := p.loadRules()
 			if err != nil {
 				return err
@@ -48,9 +53,7 @@ second leaves it, to be delivered again at the next start.`,
 			if err != nil {
 				return err
 			}
-			asked, stopAsking := reloadSignals()
-			defer stopAsking()
-			line.asked = asked
+			line.asked, line.seen = asked, seen
 			var server *httpServer
 			if p.settings.Listen != "" {
 				if server, err = listen(p.settings.Listen, registry, line.readiness); err != nil {
