@@ -115,6 +115,9 @@ func (c *Client) apply(ctx context.Context, m *coherence.Message) error {
 		c.marks.add(m.Names, true)
 		next.control.Purges = slices.DeleteFunc(slices.Clone(v.control.Purges), func(o coherence.Purge) bool { return samePurge(&o, &p) })
 	case coherence.KindRaise:
+		// Loads under way are not joined any more, as after a purge: of which
+		// classes they have read is not known before they end.
+		c.marks.add(nil, true)
 		next.control.Digest = m.ID
 		next.control.Classes = maps.Clone(v.control.Classes)
 		for _, class := range m.Names {
