@@ -59,6 +59,7 @@ type class struct {
 	maxBatch int
 	staleFor time.Duration
 	failing  bool
+	plain    bool
 	maxLoads int
 	// maxStale is the bound of what is served, if positive; strict says that it
 	// was asked for, and is not the default.
@@ -236,9 +237,7 @@ func Entries[T any](c *Client, name string, opts ...Option) *Class[T] {
 		var zero T
 		errs = append(errs, fmt.Errorf("Default is a %T: want %T", cl.fallback, zero))
 	}
-	if err := cl.serving.check(); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, cl.serving.check(), cl.checkPlain())
 	if err := errors.Join(errs...); err != nil {
 		return &Class[T]{c: c, cl: cl, err: fmt.Errorf("entries %q: %w", name, err)}
 	}

@@ -50,7 +50,7 @@ func (cl *class) encode(v any) (payload []byte, flags coherence.Flags, err error
 	if len(payload) > cl.maxValue {
 		return nil, 0, errOversize
 	}
-	if len(payload) >= compressFrom {
+	if len(payload) >= compressFrom && !cl.plain {
 		if small := s2.Encode(nil, payload); len(small) < len(payload) {
 			return small, coherence.FlagCompressed, nil
 		}
@@ -80,6 +80,18 @@ func (cl *class) decode(h *coherence.Header, payload []byte, v any) error {
 			return err
 		}
 	}
+	return cl.decodePayload(payload, v)
+}
+
+// decodePlain reads a raw value into v, a pointer.
+func (cl *class) decodePlain(raw []byte, v any) error {
+	if len(raw) > cl.maxValue {
+		return errOversize
+	}
+	return cl.decodePayload(raw, v)
+}
+
+func (cl *class) decodePayload(payload []byte, v any) error {
 	if err := cl.codec.Decode(payload, v); err != nil {
 		return err
 	}

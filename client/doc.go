@@ -76,6 +76,9 @@
 // StaleWhileNotLive and FailWhileNotLive choose otherwise. What was missed is
 // replayed; if that is not possible, L1 forgets everything.
 //
+// Classes with Plain hold raw values, which programs in any language read with a
+// bare GET and fill as docs/protocol.md says.
+//
 // # After a write
 //
 // Nothing needs to be done: the workers see the commit. To be sure that a read

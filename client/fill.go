@@ -33,7 +33,7 @@ func (e *Class[T]) begin(ctx context.Context, name string, follows bool) (p perm
 	if err != nil {
 		return p, b, false
 	}
-	r := coherence.BeginRequest{Name: name, Known: known, Lease: e.cl.newLease()}
+	r := coherence.BeginRequest{Name: name, Plain: e.cl.plain, Known: known, Lease: e.cl.newLease()}
 	err = e.c.onStore(ctx, name, follows, func(ctx context.Context, s *coherence.Store) (err error) {
 		b, err = s.Begin(ctx, r)
 		return err
@@ -147,6 +147,11 @@ func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l 
 			return r, "negative"
 		}
 		ttl, window = cl.negative, 0
+	}
+	if cl.plain && l.cacheable {
+		if reason = l.refusePlain(); reason != "" {
+			return r, reason
+		}
 	}
 	names, reason := l.allNames()
 	if reason != "" {

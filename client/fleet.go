@@ -187,7 +187,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 	}
 	reqs := make([]coherence.BeginRequest, len(fleet))
 	for i, x := range fleet {
-		reqs[i] = coherence.BeginRequest{Name: x.name, Known: known, Lease: cl.newLease()}
+		reqs[i] = coherence.BeginRequest{Name: x.name, Plain: cl.plain, Known: known, Lease: cl.newLease()}
 	}
 	var begun []coherence.Begun
 	err = c.following(ctx, fleet[0].name, func(ctx context.Context, s *coherence.Store) (err error) {
@@ -214,15 +214,13 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 			leading = append(leading, x)
 			continue
 		}
-		switch c.judge(ctx, cl, x.name, &b.Header, at) {
+		switch v, m, is := e.present(ctx, x.key, x.name, b, at); is {
 		case hit:
-			if v, m, ok := e.take(x.key, x.name, &b.Header, b.Payload, at); ok {
-				x.f.value, x.f.meta, x.f.err = e.result(v, m)
-				close(x.f.done)
-				e.unlist(x.key, x.f)
-				continue
-			}
-		case unvouched: // nor would it be worth more if somebody else loaded it
+			x.f.value, x.f.meta, x.f.err = e.result(v, m)
+			close(x.f.done)
+			e.unlist(x.key, x.f)
+			continue
+		case unvouched, unwalked: // nor would it be worth more if somebody else loaded it
 			leading = append(leading, x)
 			continue
 		case miss, again:
@@ -236,7 +234,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 		case stepClaim:
 			claims = append(claims, x)
 			wanted = append(wanted, coherence.LeaseRequest{
-				Name: x.name, Incarnation: b.Header.Incarnation, Seen: b.Header.Lease, Next: reqs[i].Lease,
+				Name: x.name, Plain: cl.plain, Incarnation: b.Header.Incarnation, Seen: b.Header.Lease, Next: reqs[i].Lease,
 			})
 		}
 	}

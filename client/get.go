@@ -251,6 +251,9 @@ func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, ra
 	if raw == nil {
 		return false
 	}
+	if e.cl.plain {
+		return e.askPlain(ctx, a, key, name, raw, at, enough)
+	}
 	h, payload, err := coherence.Parse(raw)
 	if err != nil || h.State == coherence.StateEmpty {
 		return false
@@ -277,7 +280,7 @@ func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, ra
 		if e.cl.staleCap > 0 {
 			a.spare = e.agedEntry(&h, payload, e.c.masterOf(name))
 		}
-	case miss:
+	case miss, unwalked:
 	}
 	return false
 }
@@ -317,6 +320,8 @@ const (
 	again
 	// unvouched: nothing is against it, but it may be older than MaxStale.
 	unvouched
+	// unwalked: it is plain, and may be from before a raise.
+	unwalked
 )
 
 // judge says whether an answer of Redis may be served.

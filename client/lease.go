@@ -86,12 +86,10 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 	for ok && !b.Mine && !f.force {
 		h := &b.Header
 		if h.Filled > f.filled {
-			switch c.judge(ctx, cl, name, h, at) {
+			switch v, m, is := e.present(ctx, key, name, &b, at); is {
 			case hit:
-				if v, m, ok := e.take(key, name, h, b.Payload, at); ok {
-					return p, v, m, found
-				}
-			case unvouched:
+				return p, v, m, found
+			case unvouched, unwalked:
 				// Nor would it be worth more if somebody else loaded it.
 				return p, v, m, leads
 			case miss, again:
@@ -130,6 +128,28 @@ func (e *Class[T]) lead(ctx context.Context, f *flight[T], key, name string) (p 
 	return p, v, m, leads
 }
 
+// present is what was found in place of one's own ticket: with plain entries
+// that is another's, and the value is beside it.
+func (e *Class[T]) present(ctx context.Context, key, name string, b *coherence.Begun, at since) (v T, m meta, is verdict) {
+	if e.cl.plain {
+		if at = e.c.sending(); at.view == nil || !at.view.walked(e.cl.name) {
+			return v, m, unwalked // whatever there is
+		}
+		raw, err := e.c.get(ctx, name)
+		if err != nil {
+			return v, m, miss
+		}
+		return e.presentPlain(ctx, key, name, raw, at)
+	}
+	if is = e.c.judge(ctx, e.cl, name, &b.Header, at); is == hit {
+		var ok bool
+		if v, m, ok = e.take(key, name, &b.Header, b.Payload, at); !ok {
+			is = miss
+		}
+	}
+	return v, m, is
+}
+
 // claim takes a lease that is over. The one who succeeds holds a ticket that is
 // as good as a new one.
 func (e *Class[T]) claim(ctx context.Context, name string, h *coherence.Header) (p permit, won bool, err error) {
@@ -139,9 +159,9 @@ func (e *Class[T]) claim(ctx context.Context, name string, h *coherence.Header) 
 		return p, false, err
 	}
 	p.usable = usable
-	p.ticket = &coherence.Ticket{Name: name, Incarnation: h.Incarnation, Known: known}
+	p.ticket = &coherence.Ticket{Name: name, Plain: e.cl.plain, Incarnation: h.Incarnation, Known: known}
 	err = e.c.following(ctx, name, func(ctx context.Context, s *coherence.Store) (err error) {
-		won, err = s.Lease(ctx, coherence.LeaseRequest{Name: name, Incarnation: h.Incarnation, Seen: h.Lease, Next: p.lease})
+		won, err = s.Lease(ctx, coherence.LeaseRequest{Name: name, Plain: e.cl.plain, Incarnation: h.Incarnation, Seen: h.Lease, Next: p.lease})
 		return err
 	})
 	return p, won && err == nil, err
@@ -150,6 +170,9 @@ func (e *Class[T]) claim(ctx context.Context, name string, h *coherence.Header) 
 // look asks again for an entry that was there. An absent one, or what is none,
 // is begun anew.
 func (e *Class[T]) look(ctx context.Context, name string, p permit) (permit, coherence.Begun, bool) {
+	if e.cl.plain {
+		return e.begin(ctx, name, true) // the ticket is all that there is to look at
+	}
 	raw, err := e.c.get(ctx, name)
 	if err != nil {
 		return p, coherence.Begun{}, false
@@ -174,7 +197,7 @@ func appendReturn(to []coherence.LeaseRequest, p *permit, next coherence.Lease) 
 	if p.lease == (coherence.Lease{}) {
 		return to
 	}
-	return append(to, coherence.LeaseRequest{Name: p.ticket.Name, Seen: p.lease, Next: next})
+	return append(to, coherence.LeaseRequest{Name: p.ticket.Name, Plain: p.ticket.Plain, Seen: p.lease, Next: next})
 }
 
 func (c *Client) returnLeases(rs []coherence.LeaseRequest) {

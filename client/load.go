@@ -165,7 +165,10 @@ func (l *Load) part(cl *class, name string, m *meta) {
 	if l.over {
 		return
 	}
-	if !m.cacheable {
+	switch {
+	case cl.plain:
+		l.refuseLocked("plain_part") // it has no stamp, nor its tags
+	case !m.cacheable:
 		l.refuseLocked("part")
 	}
 	l.composite = true

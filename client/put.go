@@ -71,6 +71,8 @@ func (e *Class[T]) Put(ctx context.Context, at Moment, key string, v T, opts ...
 	switch {
 	case e.err != nil:
 		err = e.err
+	case e.cl.plain:
+		err = errPlainPut
 	case at.c == nil:
 		err = errors.New("the Moment is empty: take it with Client.Moment before the value is read")
 	case at.c != e.c:

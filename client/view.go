@@ -153,11 +153,14 @@ func (m *marks) hit(since uint64, name string) bool {
 func (m *marks) forgotten(since uint64) bool { return since+1 < m.floor }
 
 // since is the moment at which something was asked.
-type since struct{ epoch, seq uint64 }
+type since struct {
+	epoch, seq uint64
+	view       *view // as it was
+}
 
 // sending is called before a question is sent.
 func (c *Client) sending() since {
-	return since{epoch: c.epoch.Load(), seq: c.marks.seq.Load()}
+	return since{epoch: c.epoch.Load(), seq: c.marks.seq.Load(), view: c.view.Load()}
 }
 
 // marked reports whether anything that concerns the entry was handled since:
