@@ -60,6 +60,9 @@ func (f Finding) String() string {
 	return b.String()
 }
 
+// Page is where the repository's documentation explains the finding's code.
+func (f Finding) Page() string { return "docs/findings.md#" + strings.ToLower(f.Code) }
+
 // Findings is a list of findings; as an error it is all of them, one a line.
 type Findings []Finding
 

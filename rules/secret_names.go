@@ -70,7 +70,7 @@ func secretsInSQL(sql string) []string {
 
 // hashed reports whether a name carries only the hash of a value.
 func hashed(filters []keytext.Filter) bool {
-	return slices.ContainsFunc(filters, func(f keytext.Filter) bool { return f.String() == "hash" })
+	return slices.Contains(filters, keytext.Hash)
 }
 
 // secretNames finds columns that look secret where they would be read by whoever

@@ -25,13 +25,16 @@ LETHE_POSTGRES_URL is set they are checked against the live schema too. Nothing 
 created or changed. Exit code 3 if there are errors, with --strict also if there
 are warnings.
 
+Each finding has a page in docs/findings.md. With -o github findings are commands of
+GitHub's workflows, which show them at their lines in a pull request.
+
 With --observed it asks Redis (LETHE_REDIS_URL), and also warns of each table that
 the loads of a class were seen to read and that no rule covers. Clients with
 Options.ObserveTables tell.`,
 		Args: cobra.MaximumNArgs(64),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return usagef("-o %s: want text or json", output)
+			if output != "text" && output != "json" && output != "github" {
+				return usagef("-o %s: want text, json or github", output)
 			}
 			if len(args) > 0 {
 				p.settings.Rules = args
@@ -59,7 +62,7 @@ Options.ObserveTables tell.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json, or github: annotations of a pull request")
 	cmd.Flags().BoolVar(&observed, "observed", false, "compare with the tables that clients were seen to read")
 	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
 	return cmd
@@ -136,19 +139,23 @@ type finding struct {
 	Entry    string `json:"entry,omitempty"`
 	Message  string `json:"message"`
 	Fix      string `json:"fix,omitempty"`
+	Page     string `json:"page"`
 }
 
 func (p *program) printCheck(findings rules.Findings, live bool, output string) error {
 	if output == "json" {
 		list := make([]finding, len(findings))
 		for i, f := range findings {
-			list[i] = finding{f.Code, f.Severity.String(), f.File, f.Line, f.Col, f.Rule, f.Entry, f.Message, f.Fix}
+			list[i] = finding{f.Code, f.Severity.String(), f.File, f.Line, f.Col, f.Rule, f.Entry, f.Message, f.Fix, f.Page()}
 		}
 		encoder := json.NewEncoder(p.stdout)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(map[string]any{
 			"live": live, "errors": len(findings.Errors()), "warnings": len(findings.Warnings()), "findings": list,
 		})
+	}
+	if output == "github" {
+		return printAnnotations(p.stdout, findings)
 	}
 	printFindings(p.stdout, findings)
 	against := "the grammar only; set LETHE_POSTGRES_URL to check against the live schema"
