@@ -70,7 +70,7 @@ func New(set *rules.Set) (*Explainer, error) {
 			e.note("rule %q: a name needs an old value that the log does not carry", r.Name)
 		},
 		NewValueUnknown: func(r *rules.Rule) {
-			e.note("rule %q: a name needs a value that the log does not carry: its class is raised", r.Name)
+			e.note("rule %q: a name needs a value that the log does not carry, or that no name can be made of: its class is raised", r.Name)
 		},
 		ConditionUnknown: func(r *rules.Rule, err error) {
 			e.note("rule %q: the condition could not be decided and counts as true: %v", r.Name, err)

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/keytext"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -44,8 +46,27 @@ var oids = map[string]uint32{
 	"bool": 16, "boolean": 16, "bytea": 17, "bigint": 20, "int8": 20, "smallint": 21, "int2": 21, "integer": 23, "int": 23, "int4": 23,
 	"text": 25, "json": 114, "real": 700, "float4": 700, "double precision": 701, "float8": 701, "varchar": 1043, "date": 1082,
 	"timestamp": 1114, "timestamptz": 1184, "numeric": 1700, "decimal": 1700, "uuid": 2950, "jsonb": 3802,
-	"text[]": 1009, "int4[]": 1007, "integer[]": 1007, "int8[]": 1016, "bigint[]": 1016, "uuid[]": 2951,
+	"text[]": 1009, "varchar[]": 1015, "int4[]": 1007, "integer[]": 1007, "int8[]": 1016, "bigint[]": 1016, "uuid[]": 2951, "boolean[]": 1000,
+	"date[]": 1182, "timestamptz[]": 1185, "numeric[]": 1231, "json[]": 199, "jsonb[]": 3807,
 }
+
+// isArray tells the types of which a list is an array; of others it is JSON.
+func isArray(oid uint32) bool {
+	if oid >= firstUserOID {
+		return true // an array of an enum, say
+	}
+	for name, o := range oids {
+		if o == oid {
+			return strings.HasSuffix(name, "[]")
+		}
+	}
+	return false
+}
+
+// firstUserOID is where the types begin that a database has of its own.
+const firstUserOID = 16384
+
+func isJSON(oid uint32) bool { return oid == oids["json"] || oid == oids["jsonb"] }
 
 // Change turns a row into what the log would carry. With a schema that has the
 // table, its columns and its replica identity decide what of the old row that
@@ -247,10 +268,10 @@ func value(v any, oid uint32) (change.Value, error) {
 	case string:
 		return text(v), nil
 	case bool:
-		if v {
-			return text("t"), nil
+		if isJSON(oid) {
+			return text(strconv.FormatBool(v)), nil
 		}
-		return text("f"), nil
+		return text(strconv.FormatBool(v)[:1]), nil
 	case time.Time:
 		if oid == oids["date"] {
 			return text(v.UTC().Format("2006-01-02")), nil
@@ -265,16 +286,50 @@ func value(v any, oid uint32) (change.Value, error) {
 	case float64:
 		b, err := json.Marshal(v)
 		return text(string(b)), err
-	case []any, map[string]any:
-		var b bytes.Buffer
-		encoder := json.NewEncoder(&b)
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(v); err != nil {
-			return change.Value{}, err
+	case []any:
+		if isArray(oid) {
+			list, err := elements(v)
+			if err != nil {
+				return change.Value{}, err
+			}
+			b, _, err := keytext.AppendValue(nil, list)
+			return text(string(b)), err
 		}
-		return text(strings.TrimSuffix(b.String(), "\n")), nil
+		s, err := jsonText(v)
+		return text(s), err
+	case map[string]any:
+		s, err := jsonText(v)
+		return text(s), err
 	}
 	return change.Value{}, fmt.Errorf("a %T is no value of a column", v)
+}
+
+func jsonText(v any) (string, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return strings.TrimSuffix(b.String(), "\n"), err
+}
+
+// elements are those of an array, with objects as the text of JSON.
+func elements(list []any) ([]any, error) {
+	out := make([]any, len(list))
+	for i, v := range list {
+		var err error
+		switch v := v.(type) {
+		case []any:
+			out[i], err = elements(v)
+		case map[string]any:
+			out[i], err = jsonText(v)
+		default:
+			out[i] = v
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // asLogged makes the old row what the log would carry of it. What an update

@@ -41,6 +41,8 @@ func TestRowChange(t *testing.T) {
 		{`{op: message, message: {keys: [a]}}`, `message "lethe" {"keys":["a"]}`},
 		{`{table: a, op: insert, new: {at: 2026-01-02T03:04:05+02:00}, types: {at: timestamptz}}`, `insert public.a new(at=2026-01-02 01:04:05+00)`},
 		{`{table: a, op: insert, new: {at: 2026-01-02}, types: {at: date}}`, `insert public.a new(at=2026-01-02)`},
+		{`{table: a, op: insert, new: {t: [a, "b c", null], n: [[1, 2], [3, 4]], d: [{x: 1}], j: true, l: [a]}, types: {t: "text[]", n: "bigint[]", d: "jsonb[]", j: jsonb}}`,
+			`insert public.a new(d={"{\"x\":1}"}, j=true, l=["a"], n={{1,2},{3,4}}, t={a,"b c",NULL})`},
 	} {
 		if got, err := describe(t, tt.in, nil); err != nil || got != tt.want {
 			t.Errorf("%s: got %s, %v, want %s", tt.in, got, err, tt.want)

@@ -210,7 +210,7 @@ func (c *checker) keyTypes() {
 					continue
 				}
 				kind := ""
-				if col := t.Column(s.Column); col != nil {
+				if col := t.Column(s.Column); col != nil && len(s.Path) == 0 {
 					kind = printKind(col)
 				}
 				for _, f := range s.Filters {

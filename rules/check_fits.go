@@ -1,10 +1,18 @@
 package rules
 
-import "github.com/lethe-cache/lethe/internal/keytext"
+import (
+	"slices"
+	"strings"
+
+	"github.com/lethe-cache/lethe/internal/keytext"
+)
 
 // firstUserOID is where the types begin that a database has of its own: of
 // those, domains among them, their OID tells nothing.
 const firstUserOID = 16384
+
+// oidBoxArray is the one array that separates its elements by semicolons.
+const oidBoxArray = 1020
 
 // fits finds placeholders that ask of a column what its type does not have.
 func (c *checker) fits(r *Rule, t *TableInfo) {
@@ -13,10 +21,32 @@ func (c *checker) fits(r *Rule, t *TableInfo) {
 		for i := range segs {
 			s := &segs[i]
 			if col := t.Column(s.Column); s.Column != "" && col != nil && col.Type < firstUserOID {
-				c.dated(tpl, s, t, col)
+				if len(s.Path) > 0 {
+					c.reaches(tpl, s, t, col)
+				} else {
+					c.dated(tpl, s, t, col)
+				}
 			}
 		}
 	}
+}
+
+// reaches finds paths into what has no parts.
+func (c *checker) reaches(tpl *Template, s *keytext.Segment, t *TableInfo, col *ColumnInfo) {
+	what := ""
+	element, array := arrayElement(col.Type)
+	array = array || strings.HasSuffix(col.TypeName, "[]") && col.Type != oidBoxArray
+	switch {
+	case col.Type == oidJSON || col.Type == oidJSONB || element == oidJSON || element == oidJSONB:
+		return
+	case !array:
+		what = "is " + col.TypeName + ": only json, jsonb and arrays have parts"
+	case slices.ContainsFunc(s.Path, func(step keytext.Step) bool { return step.Kind == keytext.StepKey }):
+		what = "is " + col.TypeName + ": its elements have no members"
+	default:
+		return
+	}
+	c.add(Error, CodeFits, tpl.segmentPlace(s), "", "path {%s}: column %q of %s %s", s.Source(), s.Column, t.QualifiedName(), what)
 }
 
 // dated finds dates that are to be cut out of what never holds one.

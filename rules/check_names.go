@@ -95,7 +95,13 @@ func (c *checker) separators(r *Rule, t *TableInfo) {
 			if col == nil {
 				continue
 			}
-			chars, all := alphabet(col.Type, s.Filters)
+			oid := col.Type
+			if element, ok := arrayElement(oid); ok && len(s.Path) > 0 {
+				oid = element
+			} else if len(s.Path) > 0 {
+				oid = oidText
+			}
+			chars, all := alphabet(oid, s.Filters)
 			fix := fmt.Sprintf("escape the value: {%s|urlencode}", placeholderText(s))
 			if i+2 < len(segs) && segs[i+1].Column == "" { // a literal, and more behind it
 				if sep := segs[i+1].Literal; all || contains(chars, sep) {
@@ -103,7 +109,7 @@ func (c *checker) separators(r *Rule, t *TableInfo) {
 						fix = "separate with a colon, and escape the value if it may contain one"
 					}
 					c.warn(CodeSeparator, tpl.segmentPlace(s), fix,
-						"a value of %q may contain %q, which ends it in %q: different rows can build one name", s.Column, sep, tpl)
+						"a value of %q may contain %q, which ends it in %q: different rows can build one name", s.Source(), sep, tpl)
 				}
 			}
 			if i == len(segs)-1 && (all || contains(chars, ":")) {
@@ -125,7 +131,7 @@ func (c *checker) overlaps(tpl *Template, s *keytext.Segment, fix string) {
 		if o != tpl.Class && strings.HasPrefix(q.Prefix(), p.Prefix()) && p.Unify(q) &&
 			(len(q.Prefix()) > len(p.Prefix()) || q.LiteralLen() > p.LiteralLen()) {
 			c.warn(CodeSeparator, tpl.segmentPlace(s), fix,
-				"a value of %q with a colon makes a key of the form %q look like one of entry %q (%s)", s.Column, tpl, o.Name, o.Key)
+				"a value of %q with a colon makes a key of the form %q look like one of entry %q (%s)", s.Source(), tpl, o.Name, o.Key)
 		}
 	}
 }
@@ -137,9 +143,9 @@ func contains(alphabet, text string) bool {
 func placeholderText(s *keytext.Segment) string {
 	switch s.Side {
 	case keytext.Old:
-		return "old." + s.Column
+		return "old." + s.Source()
 	case keytext.New:
-		return "new." + s.Column
+		return "new." + s.Source()
 	}
-	return s.Column
+	return s.Source()
 }

@@ -98,7 +98,7 @@ func newConditionEnv(column func(name string) (*types.Type, bool)) (*cel.Env, er
 func testNull(v ref.Val) ref.Val {
 	switch v := v.(type) {
 	case *types.Err:
-		if errors.Is(v, errNull) {
+		if errors.Is(v, errNull) || missing(v) {
 			return types.True
 		}
 		return v
@@ -110,6 +110,14 @@ func testNull(v ref.Val) ref.Val {
 		return v
 	}
 	return types.False
+}
+
+// missing reports whether an expression ended at a part of a json value or
+// array that is not there, which the engine has no error value for. As in SQL,
+// that is NULL.
+func missing(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "no such key: ") || strings.HasPrefix(text, "index out of bounds: ")
 }
 
 // compileCondition reads and checks a condition. It returns every mistake.

@@ -17,6 +17,7 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/keytext"
 )
 
 // The names of the types of old, new and the hidden row behind changed().
@@ -80,9 +81,23 @@ const (
 	oidBool, oidBytea, oidInt8, oidInt2, oidInt4, oidJSON = 16, 17, 20, 21, 23, 114
 	oidFloat4, oidFloat8, oidTimestamp, oidTimestamptz    = 700, 701, 1114, 1184
 	oidNumeric, oidJSONB                                  = 1700, 3802
+	oidJSONArray, oidJSONBArray                           = 199, 3807
 )
 
-// celType is the type of a column in conditions; text, uuid, enum and whatever
+// arrayElements are the OIDs of array types, with those of their elements.
+var arrayElements = map[uint32]uint32{
+	oidJSONArray: oidJSON, oidJSONBArray: oidJSONB,
+	1000: oidBool, 1001: oidBytea, 1002: 18, 1003: 19, 1005: oidInt2, 1007: oidInt4, 1009: oidText, 1014: oidChar, 1015: oidVarchar, 1016: oidInt8,
+	1021: oidFloat4, 1022: oidFloat8, 1028: oidOID, 1041: 869, 651: 650, 1040: 829, 1115: oidTimestamp, 1182: oidDate, 1183: oidTime,
+	1185: oidTimestamptz, 1231: oidNumeric, 2951: oidUUID,
+}
+
+func arrayElement(oid uint32) (element uint32, ok bool) {
+	element, ok = arrayElements[oid]
+	return element, ok
+}
+
+// celType is the type of a column in conditions; an array is a list; text, uuid, enum and whatever
 // else is not listed are strings.
 func celType(oid uint32) *types.Type {
 	switch oid {
@@ -98,6 +113,9 @@ func celType(oid uint32) *types.Type {
 		return cel.TimestampType
 	case oidJSON, oidJSONB:
 		return cel.DynType
+	}
+	if element, ok := arrayElement(oid); ok {
+		return cel.ListType(celType(element))
 	}
 	return cel.StringType
 }
@@ -119,7 +137,34 @@ func celValue(oid uint32, text []byte) (any, error) {
 	case oidJSON, oidJSONB:
 		return parseJSON(text)
 	}
+	if element, ok := arrayElement(oid); ok {
+		return celList(element, keytext.ArrayNode(text, false))
+	}
 	return s, nil
+}
+
+// celList makes a list of an array: of lists, if it has more dimensions than
+// one. Elements that are NULL are null.
+func celList(element uint32, n keytext.Node) (list []any, err error) {
+	list = []any{}
+	ok := n.Each(func(e keytext.Node) bool {
+		text, null, scalar := e.Append(nil)
+		var v any
+		switch {
+		case null:
+			v = types.NullValue
+		case scalar:
+			v, err = celValue(element, text)
+		default:
+			v, err = celList(element, e)
+		}
+		list = append(list, v)
+		return err == nil
+	})
+	if err == nil && !ok {
+		err = errors.New("parse array: not the text of one")
+	}
+	return list, err
 }
 
 func parseTimestamp(s string) (time.Time, error) {

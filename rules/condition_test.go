@@ -12,12 +12,14 @@ import (
 var typed = &change.Table{ID: 2, Schema: "public", Name: "typed", Identity: change.IdentityDefault, Columns: []change.Column{
 	{Name: "id", Type: 20, Key: true}, {Name: "price", Type: 1700}, {Name: "ratio", Type: 701}, {Name: "name", Type: 25},
 	{Name: "ok", Type: 16}, {Name: "at", Type: 1184}, {Name: "doc", Type: 3802}, {Name: "raw", Type: 17}, {Name: "Odd name", Type: 23},
+	{Name: "tags", Type: 1009}, {Name: "ids", Type: 1016}, {Name: "grid", Type: 1007}, {Name: "docs", Type: 3807},
 }}
 
 var typedFull = func() *change.Table { t := *typed; t.Identity = change.IdentityFull; return &t }()
 
 func typedRow(over ...string) change.Row {
-	v := []string{"7", "12.50", "0.25", "lamp", "t", "2026-11-21 12:00:00.5+00", `{"user": {"id": 9007199254740993}, "tags": ["a", "b"], "none": null}`, `\x00ff`, "3"}
+	v := []string{"7", "12.50", "0.25", "lamp", "t", "2026-11-21 12:00:00.5+00", `{"user": {"id": 9007199254740993}, "tags": ["a", "b"], "none": null}`, `\x00ff`, "3",
+		`{a,"b c",NULL}`, "{1,9007199254740993}", "{{1,2},{3,4}}", `{"{\"id\": 5}",NULL}`}
 	for i := 0; i+1 < len(over); i += 2 {
 		v[typed.ColumnIndex(over[i])] = over[i+1]
 	}
@@ -55,6 +57,32 @@ func TestCondition(t *testing.T) {
 		{`new.doc.tags.exists(x, x == "b")`, insert, true, ""},
 		{`new.doc.none == null`, insert, true, ""},
 		{`new.doc.missing == 1`, insert, true, "no such key"},
+		{`new.doc["user"]["id"] > 5 && new.doc["tags"][1] == "b"`, insert, true, ""},
+		{`"b" in new.doc.tags && size(new.doc.tags) == 2`, insert, true, ""},
+		{`"c" in new.doc.tags`, insert, false, ""},
+		// What is not there in a json value is NULL.
+		{`new.doc.missing != null`, insert, false, ""},
+		{`new.doc.missing == null`, insert, true, ""},
+		{`new.doc["missing"].more == null`, insert, true, ""},
+		{`new.doc.none.more != null`, insert, false, ""},
+		{`new.doc.user.missing != null && new.doc.user.missing == 1`, insert, false, ""},
+		{`new.doc.tags[2] != null`, insert, false, ""},
+		{`new.doc.missing != null`, full("doc", "NULL"), false, ""},
+		{`new.doc.missing != null`, full("doc", "{broken"), true, "json"},
+		{`has(new.doc.user)`, insert, true, ""},
+		{`has(new.doc.missing)`, insert, false, ""},
+		// Arrays are lists.
+		{`"b c" in new.tags && size(new.tags) == 3 && new.tags[2] == null`, insert, true, ""},
+		{`"c" in new.tags`, insert, false, ""},
+		{`9007199254740993 in new.ids`, insert, true, ""},
+		{`9007199254740992 in new.ids`, insert, false, ""},
+		{`new.ids.exists(x, x > 9007199254740992)`, insert, true, ""},
+		{`new.grid[1][0] == 3`, insert, true, ""},
+		{`new.docs[0].id == 5 && new.docs[1] == null`, insert, true, ""},
+		{`size(new.tags) == 0`, full("tags", "{}"), true, ""},
+		{`"a" in new.tags`, full("tags", "NULL"), true, "NULL"},
+		{`"a" in new.tags`, full("tags", "{broken"), true, "array"},
+		{`"x" in new.tags && !("x" in old.tags)`, full("tags", "{x}"), true, ""},
 		{`new.raw == b"\x00\xff"`, insert, true, ""},
 		{"new.`Odd name` == 3", insert, true, ""},
 		// Rows that are not there.

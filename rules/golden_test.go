@@ -62,6 +62,8 @@ func testSchema() rules.Schema {
 			{Schema: "Weird.Schema", Name: `My "Table"`, Kind: 'r', Persistence: 'p', Identity: change.IdentityDefault, PrimaryKey: []string{"Some Column"}, IdentityColumns: []string{"Some Column"},
 				Columns: []rules.ColumnInfo{column("Some Column", 23, "integer")}},
 			key(rules.TableInfo{Name: "t", Columns: []rules.ColumnInfo{id}}),
+			key(rules.TableInfo{Name: "outbox", Identity: change.IdentityFull, IdentityColumns: []string{"id", "type", "payload", "tags", "ids", "docs", "made"}, Columns: []rules.ColumnInfo{id, column("type", 25, "text"),
+				column("payload", 3802, "jsonb"), column("tags", 1009, "text[]"), column("ids", 1016, "bigint[]"), column("docs", 3807, "jsonb[]"), column("made", 1082, "date"), column("own", 90001, "payload_domain")}}),
 			key(rules.TableInfo{Name: "makers", Columns: []rules.ColumnInfo{id}}),
 		},
 		ForeignKeys: []rules.ForeignKey{

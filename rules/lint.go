@@ -3,6 +3,8 @@ package rules
 import (
 	"slices"
 	"strings"
+
+	"github.com/lethe-cache/lethe/internal/keytext"
 )
 
 // linter collects findings about a set. It shares the decoder's way of adding
@@ -64,10 +66,41 @@ func (l *linter) rewarm(r *Rule) {
 func (l *linter) classless(r *Rule) {
 	for _, k := range r.Keys {
 		if k.Class == nil {
-			l.warn(CodeNoClass, k.pos, "add an entry with key: "+k.String(),
+			l.warn(CodeNoClass, k.pos, "add an entry with key: "+entryForm(k),
 				"key %q belongs to no entry: it is invalidated, but only raises of every class cover it", k)
 		}
 	}
+}
+
+// entryForm is the key of the entry that a rule's key would belong to: without
+// sides and paths, which entries do not have.
+func entryForm(t *Template) string {
+	if !t.HasPath() {
+		return t.String()
+	}
+	var b strings.Builder
+	used := map[string]bool{}
+	for _, s := range t.Segments() {
+		if s.Column == "" {
+			b.WriteString(strings.NewReplacer("{", "{{", "}", "}}").Replace(s.Literal))
+			continue
+		}
+		name := s.Column
+		for _, step := range s.Path {
+			if step.Kind == keytext.StepKey {
+				name = step.Key
+			}
+		}
+		for used[name] {
+			name += "_2"
+		}
+		used[name] = true
+		if _, err := keytext.Parse("{" + name + "}"); err != nil {
+			name = `"` + name + `"`
+		}
+		b.WriteString("{" + name + "}")
+	}
+	return b.String()
 }
 
 // neverThere finds {old.x} where there is no old row, and {new.x} likewise.
@@ -124,6 +157,9 @@ func (l *linter) sameKey() {
 			if !ok {
 				first[id] = use{r, k}
 				continue
+			}
+			if k.HasPath() || was.t.HasPath() {
+				continue // each kind of event has its own members
 			}
 			if was.rule != r && !slices.Equal(was.t.Placeholders(), k.Placeholders()) {
 				l.subject = subject{rule: r.Name}

@@ -39,6 +39,8 @@ type templateMatcher struct {
 	// sameUnlessOld: all columns belong to the replica identity, so that an
 	// update that carries no old row can not have moved the name.
 	sameUnlessOld bool
+	// each are the [*] in its paths, outer ones first.
+	each []eachMatcher
 	// twoSided: some placeholder takes the side that is rendered.
 	twoSided bool
 }
@@ -50,6 +52,7 @@ type segmentMatcher struct {
 	identity bool
 	side     keytext.Side
 	filters  []keytext.Filter
+	reach    *pathMatcher // nil: the whole column
 }
 
 // identity reports whether an update that carries no old row is known to have
@@ -116,6 +119,9 @@ func (tm *tableMatcher) template(t *Template) templateMatcher {
 			if col, ok := tm.columns[s.Column]; ok {
 				sm.column, sm.identity = col, tm.identity(col)
 			}
+			if len(s.Path) > 0 {
+				sm.reach = out.reach(tm, &s, &sm)
+			}
 			out.sameUnlessOld = out.sameUnlessOld && sm.identity
 			out.twoSided = out.twoSided || s.Side == keytext.Both
 		}
@@ -124,9 +130,10 @@ func (tm *tableMatcher) template(t *Template) templateMatcher {
 	return out
 }
 
-// append renders one side of the template. NULL goes before what is unknown: a
-// name that is known not to exist need not be guessed.
-func (t *templateMatcher) append(dst []byte, c *change.Change, s side) ([]byte, state) {
+// append renders one side of the template; bound are the elements that its [*]
+// stand for. NULL goes before what is unknown: a name that is known not to
+// exist need not be guessed.
+func (t *templateMatcher) append(dst []byte, c *change.Change, s side, bound []keytext.Node) ([]byte, state) {
 	unknown := stateText
 	for i := range t.segments {
 		seg := &t.segments[i]
@@ -134,18 +141,17 @@ func (t *templateMatcher) append(dst []byte, c *change.Change, s side) ([]byte, 
 			dst = append(dst, seg.literal...)
 			continue
 		}
-		from := s
-		switch seg.side {
-		case segOld:
-			from = sideOld
-		case segNew:
-			from = sideNew
+		start := len(dst)
+		text, st := valueOf(c, rowOf(seg.side, s), seg.column, seg.identity)
+		switch {
+		case st != stateText:
+		case seg.reach != nil:
+			dst, st = seg.reach.append(dst, text, bound)
+		default:
+			dst = append(dst, text...)
 		}
-		text, st := valueOf(c, from, seg.column, seg.identity)
 		switch st {
 		case stateText:
-			start := len(dst)
-			dst = append(dst, text...)
 			if seg.filters != nil {
 				var ok bool
 				if dst, ok = keytext.ApplyFilters(dst, start, seg.filters); !ok {
@@ -213,17 +219,25 @@ func (m *Matcher) rule(dst *Targets, from int, rm *ruleMatcher, c *change.Change
 		t := &rm.keys[i]
 		target := base
 		target.Class, target.Template = t.template.Class, t.template
-		m.name(dst, from, t, c, target)
+		m.nameOrEach(dst, from, t, c, target)
 	}
 	for _, set := range rm.tags {
 		target := base
 		target.Kind, target.Template = KindTag, set[0].template
 		if len(set) == 1 {
-			m.name(dst, from, &set[0], c, target)
+			m.nameOrEach(dst, from, &set[0], c, target)
 		} else {
 			target.Kind = KindAllTags
 			m.all(dst, from, set, c, target)
 		}
+	}
+}
+
+func (m *Matcher) nameOrEach(dst *Targets, from int, t *templateMatcher, c *change.Change, target Target) {
+	if t.each != nil {
+		m.eachName(dst, from, t, c, target)
+	} else {
+		m.name(dst, from, t, c, target)
 	}
 }
 
@@ -237,7 +251,7 @@ func (m *Matcher) name(dst *Targets, from int, t *templateMatcher, c *change.Cha
 	if st >= stateOldUnknown || !t.twoSided && st != stateNoRow || c.Old == nil && c.Op == change.Update && t.sameUnlessOld {
 		return
 	}
-	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, sideOld)
+	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, sideOld, nil)
 	switch {
 	case st == stateText && (first == nil || string(first) != string(m.scratch)):
 		target.Name = dst.Intern(m.scratch)
@@ -250,7 +264,7 @@ func (m *Matcher) name(dst *Targets, from int, t *templateMatcher, c *change.Cha
 // render adds the name of one side, and returns it if there is one.
 func (m *Matcher) render(dst *Targets, t *templateMatcher, c *change.Change, s side, target Target) ([]byte, state) {
 	var st state
-	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, s)
+	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, s, nil)
 	if st != stateText {
 		return nil, st
 	}
@@ -290,7 +304,7 @@ func (m *Matcher) names(dst *Targets, set []templateMatcher, c *change.Change, s
 	worst := stateText
 	for i := range set {
 		var st state
-		m.scratch, st = set[i].append(append(m.scratch[:0], m.plan.prefix...), c, s)
+		m.scratch, st = set[i].append(append(m.scratch[:0], m.plan.prefix...), c, s, nil)
 		switch st {
 		case stateText:
 			dst.names = append(dst.names, dst.Intern(m.scratch))

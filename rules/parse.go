@@ -207,8 +207,13 @@ func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
 		return t
 	}
 	for i := range kt.Segments() {
-		if s := &kt.Segments()[i]; s.Side != keytext.Both {
+		s := &kt.Segments()[i]
+		if s.Side != keytext.Both {
 			b.d.errorf(CodeTemplate, t.segmentPlace(s), "%s: {old...} and {new...} have a meaning in rules only: there is one row here", what)
+			return nil
+		}
+		if len(s.Path) > 0 {
+			b.d.errorf(CodeTemplate, t.segmentPlace(s), "%s: {%s} reaches into a column, which has a meaning in rules only: give the value a name of its own here", what, s.Source())
 			return nil
 		}
 	}

@@ -214,6 +214,7 @@ func (b *builder) ruleTags(n *yaml.Node, r *Rule) {
 		return
 	}
 	if ts := b.templates(all, "tags", false); len(ts) > 0 {
+		b.refuseEach(ts)
 		r.Tags = append(r.Tags, TagSet{All: ts})
 	}
 }
@@ -250,6 +251,17 @@ func (b *builder) ruleCascade(n *yaml.Node, r *Rule) {
 	}
 	if depth, ok := f.integer("depth", 0, CascadeDepthMax); ok {
 		r.Cascade = Cascade{Depth: depth, Bound: true}
+	}
+}
+
+// refuseEach keeps [*] out of an intersection, which is of one name of each.
+func (b *builder) refuseEach(ts []*Template) {
+	for _, t := range ts {
+		for i := range t.Segments() {
+			if s := &t.Segments()[i]; s.Each() {
+				b.d.errorf(CodeTemplate, t.segmentPlace(s), "all: {%s} stands for several names, and all takes one of each", s.Source())
+			}
+		}
 	}
 }
 

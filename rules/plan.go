@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/keytext"
 )
 
 // Plan is a compiled Set, immutable and safe for concurrent use.
@@ -221,7 +222,8 @@ type Observer struct {
 	// its class is raised).
 	OldValueUnknown func(r *Rule)
 	// NewValueUnknown: a key or tag needed a value that the log does not
-	// carry at all; its class is raised.
+	// carry at all, or that can not be put into a name: an object, no date for
+	// the filter date, more than NamesMax names; its class is raised.
 	NewValueUnknown func(r *Rule)
 	// ConditionUnknown: a condition met NULL or an error and counted as true.
 	ConditionUnknown func(r *Rule, err error)
@@ -239,6 +241,8 @@ type Matcher struct {
 	byName map[string]*tableMatcher
 
 	scratch []byte
+	seen    map[string]struct{} // names that [*] has given
+	bound   []keytext.Node      // the elements that it stands at
 }
 
 // NewMatcher returns a matcher of the plan.

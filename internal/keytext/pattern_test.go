@@ -122,7 +122,7 @@ func FuzzTemplate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := keytext.Parse(text)
-		if err != nil {
+		if err != nil || p.HasPath() || strings.Contains(text, "date") { // 7 has no parts, and is no date
 			return
 		}
 		name, ok, err := p.Render(func(string) (any, bool) { return int64(7), true })

@@ -6,6 +6,7 @@ package keytext
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -33,7 +34,9 @@ type Segment struct {
 	// Literal is the text if Column is empty.
 	Literal string
 	Column  string
-	Side    Side
+	// Path leads from the column to a part of it.
+	Path []Step
+	Side Side
 	// Filters are applied in order.
 	Filters []Filter
 	// Offset is the byte in the template's text where the segment begins.
@@ -60,8 +63,9 @@ type SyntaxError struct {
 func (e *SyntaxError) Error() string { return e.Message }
 
 // Parse reads a template: literal text with {column}, {old.column} and
-// {new.column}, each optionally with filters ({slug|lower}); {{ and }} stand
-// for braces. A column that is not a plain identifier is written {"in quotes"}.
+// {new.column}, each optionally with a path into the column ({payload.user.id},
+// {tags[0]}, {items[*].id}) and with filters ({slug|lower}); {{ and }} stand for
+// braces. A column that is not a plain identifier is written {"in quotes"}.
 // The error is a *SyntaxError.
 func Parse(text string) (*Template, error) {
 	if text == "" {
@@ -152,30 +156,25 @@ func (p *parser) placeholder() (Segment, error) {
 		}
 		seg.Filters = append(seg.Filters, f)
 	}
-	first, rest, dotted := splitPath(path)
+	first, rest := splitName(path)
 	switch {
-	case first == "":
-		return Segment{}, p.errorf(open, "placeholder {%s} names no column", body)
-	case !dotted:
-		seg.Column = first
-	case path[0] != '"' && (first == "old" || first == "new"):
+	case path != "" && path[0] != '"' && (first == "old" || first == "new") && strings.HasPrefix(rest, "."):
 		seg.Side = New
 		if first == "old" {
 			seg.Side = Old
 		}
-		second, _, more := splitPath(rest)
-		if second == "" {
-			return Segment{}, p.errorf(open, "placeholder {%s} names no column", body)
-		}
-		if more {
-			return Segment{}, p.unsupported(open, "a path into a column ({%s})", body)
-		}
-		seg.Column = second
-	case first == "lookup":
+		first, rest = splitName(rest[1:])
+	case first == "lookup" && rest != "" && path[0] != '"':
 		return Segment{}, p.unsupported(open, "lookup ({%s})", body)
-	default:
-		return Segment{}, p.unsupported(open, "a path into a column ({%s})", body)
 	}
+	if first == "" {
+		return Segment{}, p.errorf(open, "placeholder {%s} names no column", body)
+	}
+	steps, err := parsePath(rest)
+	if err != nil {
+		return Segment{}, p.errorf(open, "the path of placeholder {%s} %s", body, err)
+	}
+	seg.Column, seg.Path = first, steps
 	return seg, nil
 }
 
@@ -206,31 +205,25 @@ func quotedBody(s string) (body string, end int, ok bool) {
 	return "", 0, false
 }
 
-// splitPath takes the first name off a dotted path. It returns "" for a name
-// that is not an identifier and not in quotes.
-func splitPath(s string) (first, rest string, dotted bool) {
+// splitName takes the first name off a path; what follows begins with its dot
+// or bracket. It returns "" for a name that is neither an identifier nor in
+// quotes.
+func splitName(s string) (name, rest string) {
 	if strings.HasPrefix(s, `"`) {
 		i := strings.IndexByte(s[1:], '"')
 		if i <= 0 {
-			return "", "", false
+			return "", ""
 		}
-		first, s = s[1:i+1], s[i+2:]
-		if s == "" {
-			return first, "", false
-		}
-		if s[0] != '.' {
-			return "", "", false
-		}
-		return first, s[1:], true
+		return s[1 : i+1], s[i+2:]
 	}
-	first, rest, dotted = strings.Cut(s, ".")
-	if j := strings.IndexByte(first, '['); j > 0 { // {items[*]}: a path, though without a dot
-		first, rest, dotted = first[:j], s[j:], true
+	name = s
+	if i := strings.IndexAny(s, ".["); i >= 0 {
+		name, rest = s[:i], s[i:]
 	}
-	if !isIdentifier(first) {
-		return "", "", false
+	if !isIdentifier(name) {
+		return "", ""
 	}
-	return first, rest, dotted
+	return name, rest
 }
 
 func isIdentifier(s string) bool {
@@ -266,13 +259,19 @@ func (t *Template) Columns() []string {
 	return out
 }
 
-// Placeholders returns the column of every placeholder, in order, repetitions
-// included: one for each capture of the pattern.
+// HasPath reports whether a placeholder reaches into its column.
+func (t *Template) HasPath() bool {
+	return slices.ContainsFunc(t.segments, func(s Segment) bool { return len(s.Path) > 0 })
+}
+
+// Placeholders returns the source of every placeholder, in order, repetitions
+// included: one for each capture of the pattern. It is the column, and the path
+// into it if there is one.
 func (t *Template) Placeholders() []string {
 	var out []string
 	for _, s := range t.segments {
 		if s.Column != "" {
-			out = append(out, s.Column)
+			out = append(out, s.Source())
 		}
 	}
 	return out
@@ -294,7 +293,8 @@ func (t *Template) Append(dst []byte, value func(column string) []byte) []byte {
 
 // Render renders the template from Go values; see AppendValue for the types.
 // value returns false for a column that it does not know, which is an error.
-// ok is false if a value is NULL: there is no such name then.
+// ok is false if a value is NULL: there is no such name then. A template with
+// paths is an error: they are for rules, which see rows.
 func (t *Template) Render(value func(column string) (any, bool)) (name string, ok bool, err error) {
 	var buf []byte
 	for i := range t.segments {
@@ -302,6 +302,9 @@ func (t *Template) Render(value func(column string) (any, bool)) (name string, o
 		if s.Column == "" {
 			buf = append(buf, s.Literal...)
 			continue
+		}
+		if len(s.Path) > 0 {
+			return "", false, fmt.Errorf("render %q: {%s} is a path, which only rules have", t.text, s.Source())
 		}
 		v, known := value(s.Column)
 		if !known {
