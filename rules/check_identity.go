@@ -88,39 +88,56 @@ func leftBehind(r *Rule) string {
 }
 
 // identityFix is the statement that makes the log carry what the rules need of
-// a table, and the columns given beside. An index is better than FULL: column
-// lists stay possible.
+// a table, and the columns given beside.
 func (c *checker) identityFix(t *TableInfo, more ...string) string {
-	table := quoteTable(t)
-	old := slices.Clone(more)
+	old := more
 	if n := c.need[t.QualifiedName()]; n != nil {
 		old = slices.Concat(n.old, more)
 	}
-	hidden := slices.ContainsFunc(old, func(col string) bool { return !slices.Contains(t.PrimaryKey, col) })
-	if len(t.PrimaryKey) > 0 && !hidden {
+	return IdentityFix(t, old)
+}
+
+// IdentityFix returns the statements, on one line, that make the log carry the
+// old values of the columns of a table. An index is better than FULL: column
+// lists stay possible. Of a partitioned table the partitions are altered, as
+// the identity of the root decides nothing.
+func IdentityFix(t *TableInfo, columns []string) string {
+	if t.Kind == 'p' && len(t.Leaves) > 0 {
+		how := "FULL"
+		if len(t.PrimaryKey) > 0 && covers(t.PrimaryKey, columns) {
+			how = "DEFAULT"
+		}
+		statements := make([]string, len(t.Leaves))
+		for i, l := range t.Leaves {
+			statements[i] = fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY %s;", quoteIdent(l.Schema), quoteIdent(l.Name), how)
+		}
+		return strings.Join(statements, " ")
+	}
+	table := quoteTable(t)
+	if len(t.PrimaryKey) > 0 && covers(t.PrimaryKey, columns) && !deferredKey(t) {
 		return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT;", table)
 	}
 	for _, ix := range t.Indexes {
-		if c.usable(t, ix) && covers(ix.Columns, old) {
+		if usable(t, ix) && covers(ix.Columns, columns) {
 			return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s;", table, quoteIdent(ix.Name))
 		}
 	}
 	// An index of our own: the primary key makes it unique, and all its
 	// columns must be NOT NULL.
-	columns := slices.Clone(t.PrimaryKey)
-	for _, col := range old {
-		if !slices.Contains(columns, col) {
-			columns = append(columns, col)
+	own := slices.Clone(t.PrimaryKey)
+	for _, col := range columns {
+		if !slices.Contains(own, col) {
+			own = append(own, col)
 		}
 	}
-	notNull := !slices.ContainsFunc(columns, func(name string) bool {
+	notNull := !slices.ContainsFunc(own, func(name string) bool {
 		col := t.Column(name)
 		return col == nil || !col.NotNull && !slices.Contains(t.PrimaryKey, name) || !indexable(col)
 	})
-	if len(t.PrimaryKey) > 0 && notNull && t.Kind != 'p' && len(columns) <= 32 {
+	if len(t.PrimaryKey) > 0 && notNull && t.Kind != 'p' && len(own) <= 32 {
 		name := quoteIdent(t.Name + "_lethe")
-		quoted := make([]string, len(columns))
-		for i, col := range columns {
+		quoted := make([]string, len(own))
+		for i, col := range own {
 			quoted[i] = quoteIdent(col)
 		}
 		return fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s); ALTER TABLE %s REPLICA IDENTITY USING INDEX %s;",
@@ -129,13 +146,23 @@ func (c *checker) identityFix(t *TableInfo, more ...string) string {
 	return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", table)
 }
 
+// deferredKey reports whether the primary key is one that identifies no row in
+// the log, because it is checked late.
+func deferredKey(t *TableInfo) bool {
+	return slices.ContainsFunc(t.Indexes, func(ix IndexInfo) bool {
+		return ix.Deferrable && slices.Equal(ix.Columns, t.PrimaryKey)
+	}) && !slices.ContainsFunc(t.Indexes, func(ix IndexInfo) bool {
+		return !ix.Deferrable && slices.Equal(ix.Columns, t.PrimaryKey)
+	})
+}
+
 // conditionFix is for conditions only: the rule is right without it, it acts
 // more often than it need.
 func conditionFix(t *TableInfo) string {
 	return fmt.Sprintf("nothing has to be done unless the rule acts too often; then ALTER TABLE %s REPLICA IDENTITY FULL;", quoteTable(t))
 }
 
-func (c *checker) usable(t *TableInfo, ix IndexInfo) bool {
+func usable(t *TableInfo, ix IndexInfo) bool {
 	if !ix.Unique || ix.Partial || ix.Deferrable || ix.Expressions || len(ix.Columns) == 0 {
 		return false
 	}
@@ -154,6 +181,9 @@ func indexable(col *ColumnInfo) bool { return col.Type != oidJSON && col.TypeNam
 
 func quoteTable(t *TableInfo) string { return quoteIdent(t.Schema) + "." + quoteIdent(t.Name) }
 
+// QuoteIdent quotes a name where Postgres would fold or refuse it.
+func QuoteIdent(s string) string { return quoteIdent(s) }
+
 // quoteIdent quotes a name where Postgres would fold or refuse it.
 func quoteIdent(s string) string {
 	plain := s != "" && !('0' <= s[0] && s[0] <= '9')
@@ -168,15 +198,22 @@ func quoteIdent(s string) string {
 	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
 }
 
-// reserved words that tables and columns are called by all the same.
+// reserved words, of SQL in every place or where a column could stand.
 var reserved = map[string]bool{
 	"all": true, "analyse": true, "analyze": true, "and": true, "any": true, "array": true, "as": true, "asc": true,
-	"both": true, "case": true, "cast": true, "check": true, "collate": true, "column": true, "constraint": true,
-	"create": true, "default": true, "desc": true, "distinct": true, "do": true, "else": true, "end": true,
-	"except": true, "false": true, "fetch": true, "for": true, "foreign": true, "from": true, "grant": true,
-	"group": true, "having": true, "in": true, "initially": true, "into": true, "lateral": true, "leading": true,
-	"limit": true, "not": true, "null": true, "offset": true, "on": true, "only": true, "or": true, "order": true,
-	"placing": true, "primary": true, "references": true, "returning": true, "select": true, "some": true,
-	"symmetric": true, "table": true, "then": true, "to": true, "trailing": true, "true": true, "union": true,
-	"unique": true, "user": true, "using": true, "variadic": true, "when": true, "where": true, "window": true, "with": true,
+	"asymmetric": true, "authorization": true, "binary": true, "both": true, "case": true, "cast": true, "check": true,
+	"collate": true, "collation": true, "column": true, "concurrently": true, "constraint": true, "create": true,
+	"cross": true, "current_catalog": true, "current_date": true, "current_role": true, "current_schema": true,
+	"current_time": true, "current_timestamp": true, "current_user": true, "default": true, "deferrable": true,
+	"desc": true, "distinct": true, "do": true, "else": true, "end": true, "except": true, "false": true, "fetch": true,
+	"for": true, "foreign": true, "freeze": true, "from": true, "full": true, "grant": true, "group": true,
+	"having": true, "ilike": true, "in": true, "initially": true, "inner": true, "intersect": true, "into": true,
+	"is": true, "isnull": true, "join": true, "lateral": true, "leading": true, "left": true, "like": true,
+	"limit": true, "localtime": true, "localtimestamp": true, "natural": true, "not": true, "notnull": true,
+	"null": true, "offset": true, "on": true, "only": true, "or": true, "order": true, "outer": true, "overlaps": true,
+	"placing": true, "primary": true, "references": true, "returning": true, "right": true, "select": true,
+	"session_user": true, "similar": true, "some": true, "symmetric": true, "system_user": true, "table": true,
+	"tablesample": true, "then": true, "to": true, "trailing": true, "true": true, "union": true, "unique": true,
+	"user": true, "using": true, "variadic": true, "verbose": true, "when": true, "where": true, "window": true,
+	"with": true,
 }

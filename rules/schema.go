@@ -29,7 +29,12 @@ type TableInfo struct {
 	Indexes         []IndexInfo
 	// PartitionOf is schema.name of the root this table is a partition of.
 	PartitionOf string
+	// Leaves are the partitions that hold the rows of a partition root.
+	Leaves []TableName
 }
+
+// TableName names a table, unquoted.
+type TableName struct{ Schema, Name string }
 
 // QualifiedName is schema.name, unquoted.
 func (t *TableInfo) QualifiedName() string { return t.Schema + "." + t.Name }

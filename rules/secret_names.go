@@ -12,10 +12,15 @@ import (
 // secretWords are what columns are called that hold secrets. A name of several
 // words stands with an underscore; words of a column are compared one by one.
 var secretWords = []string{"password", "passwd", "passphrase", "pwd", "secret", "token", "ssn", "social_security",
-	"api_key", "apikey", "private_key", "access_key", "secret_key", "credit_card", "card_number", "cvv", "cvc", "pin_code", "otp", "credentials"}
+	"api_key", "apikey", "private_key", "access_key", "secret_key", "credit_card", "card_number", "cvv", "cvc", "pin_code", "otp", "credentials",
+	"passwords", "passcode", "salt", "totp", "mfa", "jwt", "iban", "signing_key", "encryption_key", "security_code", "recovery_code", "recovery_codes"}
 
 // harmlessEnds are last words that tell something about a secret, not it.
 var harmlessEnds = []string{"id", "count", "at", "type", "kind", "length", "limit", "expiry", "expires", "used", "enabled", "required"}
+
+// LooksSecret reports whether a column is called as if it held a secret, which
+// no name and no value of a cache should have. It goes by the name alone.
+func LooksSecret(column string) bool { return looksSecret(column) }
 
 // looksSecret reports whether a column is called as if it held a secret.
 func looksSecret(column string) bool {

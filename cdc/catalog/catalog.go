@@ -192,7 +192,7 @@ func readPartitions(ctx context.Context, conn Conn, _ []string, s *rules.Schema)
 	}
 	common := make(map[string][]string)
 	full := make(map[string]bool)
-	err := each(ctx, conn, `SELECT n.nspname || '.' || c.relname, m.relreplident = 'f',
+	err := each(ctx, conn, `SELECT n.nspname || '.' || c.relname, mn.nspname, m.relname, m.relreplident = 'f',
 			ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
 			      WHERE a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped AND (m.relreplident = 'f' OR a.attnum = ANY (
 			          SELECT unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) FROM pg_catalog.pg_index i WHERE i.indrelid = m.oid AND i.indisvalid AND i.indisunique
@@ -201,13 +201,18 @@ func readPartitions(ctx context.Context, conn Conn, _ []string, s *rules.Schema)
 			      ORDER BY a.attnum)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
 		     pg_catalog.pg_partition_tree(c.oid) AS l JOIN pg_catalog.pg_class m ON m.oid = l.relid
-		WHERE n.nspname || '.' || c.relname = ANY ($1) AND l.isleaf AND m.relkind = 'r' AND m.relpersistence = 'p' ORDER BY c.oid, m.oid`,
+		     JOIN pg_catalog.pg_namespace mn ON mn.oid = m.relnamespace
+		WHERE n.nspname || '.' || c.relname = ANY ($1) AND l.isleaf AND m.relkind = 'r' AND m.relpersistence = 'p' ORDER BY c.oid, 2, 3`,
 		[]any{roots}, func(rows pgx.Rows) error {
 			var root string
+			var leaf rules.TableName
 			var isFull bool
 			var columns []string
-			if err := rows.Scan(&root, &isFull, &columns); err != nil {
+			if err := rows.Scan(&root, &leaf.Schema, &leaf.Name, &isFull, &columns); err != nil {
 				return err
+			}
+			if t := s.Table(root); t != nil {
+				t.Leaves = append(t.Leaves, leaf)
 			}
 			if have, seen := common[root]; seen {
 				columns = slices.DeleteFunc(slices.Clone(have), func(c string) bool { return !slices.Contains(columns, c) })

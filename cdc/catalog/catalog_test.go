@@ -146,6 +146,39 @@ func TestServerRead(t *testing.T) {
 			t.Errorf("foreign key %+v", k)
 		}
 	})
+	t.Run("leaves", func(t *testing.T) {
+		want := []rules.TableName{{Schema: "public", Name: "root_eu_1"}, {Schema: "public", Name: "root_us"}}
+		if got := s.Table("public.root").Leaves; !slices.Equal(got, want) {
+			t.Errorf("leaves of root %v, want %v", got, want)
+		}
+		if got := s.Table("public.a").Leaves; got != nil {
+			t.Errorf("leaves of an ordinary table %v", got)
+		}
+	})
+	t.Run("user tables", func(t *testing.T) {
+		if _, err := conn.Exec(t.Context(), `INSERT INTO root SELECT i, 'eu', i FROM generate_series(1, 5) i; INSERT INTO root VALUES (1, 'us', 1);
+			ANALYZE root; CREATE SCHEMA lethe; CREATE TABLE lethe.own (id int); CREATE TEMP TABLE temporary (id int)`); err != nil {
+			t.Fatal(err)
+		}
+		tables, err := catalog.UserTables(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, u := range tables {
+			got = append(got, u.QualifiedName())
+			if u.QualifiedName() == "public.root" && u.Rows != 6 {
+				t.Errorf("root has %d rows by estimate, want 6", u.Rows)
+			}
+			if u.QualifiedName() == "public.a" && u.Rows > 0 {
+				t.Errorf("a has %d rows by estimate, want none", u.Rows)
+			}
+		}
+		want := []string{"Other.B b", "public.a", "public.bare", "public.by_index", "public.deferred", "public.full_rows", "public.root", "public.unlogged"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
 	t.Run("names", func(t *testing.T) {
 		if !slices.Contains(s.Names, "public.a") || !slices.Contains(s.Names, "Other.B b") || slices.Contains(s.Names, "public.view") {
 			t.Errorf("names %q", s.Names)
