@@ -6,6 +6,8 @@ package lethe
 
 import _ "embed"
 
+//go:generate sh -c "go run ./cmd/lethe check --schema > rules.schema.json.new && mv rules.schema.json.new rules.schema.json"
+
 // ExampleRules is rules.yaml: what a small shop caches, and what makes it
 // forget. Its tables are those of internal/shop.
 //

@@ -13,6 +13,7 @@ import (
 var (
 	entryFields = []string{"key", "ttl", "negative_ttl", "max_stale", "load", "tags", "mode", "keep",
 		"versions", "max_value", "l1", "owner", "description"}
+	loadFields = []string{"sql"}
 	entryLater = []string{"prefetch", "tenant", "stale_for"}
 	className  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 )
@@ -169,7 +170,7 @@ var param = regexp.MustCompile(`'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|(?s:/\*.*
 
 func (b *builder) load(n *yaml.Node, c *Class) {
 	d := b.d
-	f, ok := d.mapping(n, "load", []string{"sql"}, []string{"http", "go", "rate", "concurrency", "batch", "timeout"})
+	f, ok := d.mapping(n, "load", loadFields, []string{"http", "go", "rate", "concurrency", "batch", "timeout"})
 	if !ok {
 		return
 	}

@@ -9,6 +9,11 @@ import (
 )
 
 var (
+	tagsFields       = []string{"all", "any"}
+	cascadeFields    = []string{"depth"}
+	dependencyFields = []string{"of", "also"}
+	warmFields       = []string{"entry", "sql", "on_start", "every", "limit"}
+
 	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "cascade", "strict", "owner", "description"}
 	ruleLater  = []string{"lookup", "debounce", "at", "if", "rewarm"}
 )
@@ -198,7 +203,7 @@ func (b *builder) ruleTags(n *yaml.Node, r *Rule) {
 		}
 		return
 	}
-	f, ok := b.d.mapping(n, "tags", []string{"all", "any"}, nil)
+	f, ok := b.d.mapping(n, "tags", tagsFields, nil)
 	if !ok {
 		return
 	}
@@ -245,7 +250,7 @@ func (b *builder) ruleCascade(n *yaml.Node, r *Rule) {
 		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false or {depth: n}, not %s", b.d.show(n))
 		return
 	}
-	f, ok := b.d.mapping(n, "cascade", []string{"depth"}, []string{"stale_beyond", "when"})
+	f, ok := b.d.mapping(n, "cascade", cascadeFields, []string{"stale_beyond", "when"})
 	if !ok || f.required("depth") == nil {
 		return
 	}
@@ -267,7 +272,7 @@ func (b *builder) refuseEach(ts []*Template) {
 
 func (b *builder) dependency(n *yaml.Node) {
 	d := b.d
-	f, ok := d.mapping(n, "the dependency", []string{"of", "also"}, []string{"when", "stale_beyond"})
+	f, ok := d.mapping(n, "the dependency", dependencyFields, []string{"when", "stale_beyond"})
 	if !ok {
 		return
 	}
@@ -304,7 +309,7 @@ func (b *builder) dependency(n *yaml.Node) {
 
 func (b *builder) warm(n *yaml.Node) {
 	d := b.d
-	f, ok := d.mapping(n, "warm", []string{"entry", "sql", "on_start", "every", "limit"}, []string{"cron", "at", "deadline", "prefetch"})
+	f, ok := d.mapping(n, "warm", warmFields, []string{"cron", "at", "deadline", "prefetch"})
 	if !ok {
 		return
 	}

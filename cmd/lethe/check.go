@@ -16,7 +16,7 @@ import (
 
 func (p *program) checkCommand() *cobra.Command {
 	var output string
-	var strict, observed bool
+	var strict, observed, schema bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the rules, against the live schema where LETHE_POSTGRES_URL is set",
@@ -33,6 +33,10 @@ the loads of a class were seen to read and that no rule covers. Clients with
 Options.ObserveTables tell.`,
 		Args: cobra.MaximumNArgs(64),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if schema {
+				_, err := p.stdout.Write(rules.JSONSchema())
+				return err
+			}
 			if output != "text" && output != "json" && output != "github" {
 				return usagef("-o %s: want text, json or github", output)
 			}
@@ -64,6 +68,7 @@ Options.ObserveTables tell.`,
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json, or github: annotations of a pull request")
 	cmd.Flags().BoolVar(&observed, "observed", false, "compare with the tables that clients were seen to read")
+	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of rules.yaml, for editors, and check nothing")
 	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
 	return cmd
 }
