@@ -223,7 +223,7 @@ func TestTypesFollowTheLiveSchema(t *testing.T) {
 		h timestamptz, i timestamp, j jsonb, k bytea, l date, m int[])`)
 	schema := liveSchema(t, conn)
 	for when, ok := range map[string]bool{
-		`new.a == 1 && new.b == 1.0 && new.c < 2 && new.d == "x" && new.e == "y" && new.f == "good" && new.g`:                                        true,
+		`new.a == 1 && new.b == 1.0 && new.c < 2 && new.d == "x" && new.e == "y" && new.f == "good" && new.g`:                                       true,
 		`new.h < timestamp("2026-01-01T00:00:00Z") && new.i == new.h && new.j.x.y == 3 && new.k == b"x" && new.l < "2026-01-01" && new.m == [1, 2]`: true,
 		`new.a == "1"`: false,
 		`new.f == 1`:   false,
