@@ -166,9 +166,16 @@ func (l *Load) inherit(common *Load) {
 	l.primary = l.primary || common.primary
 	l.standby = l.standby || common.standby
 	l.composite = l.composite || common.composite
-	if common.parts > 0 {
-		l.addStamp(common.least)
+	if common.own.some {
+		l.own.add(common.own.least)
 	}
+	if common.parts.some {
+		l.parts.add(common.parts.least)
+	}
+	for name, b := range common.brought {
+		l.bring(name, b.least)
+	}
+	l.said = append(l.said, common.said...)
 	for _, n := range common.keys {
 		if !slices.Contains(l.keys, n) {
 			l.keys = append(l.keys, n)

@@ -332,7 +332,7 @@ func (l *Load) read(standby bool, stamp change.Position, reason string) {
 	}
 	if standby {
 		l.standby = true
-		l.addStamp(stamp)
+		l.own.add(stamp)
 	} else {
 		l.primary = true
 	}

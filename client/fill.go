@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 )
 
@@ -72,7 +73,35 @@ type loaded[T any] struct {
 	p        *permit
 	l        *Load
 	cost     time.Duration
-	request  coherence.FillRequest
+	request  filling
+}
+
+// filling is what is sent of a value.
+type filling struct {
+	coherence.FillRequest
+	// under are the stamps of Header.Names under which a composite is
+	// registered; nil if it is the same for all.
+	under []change.Position
+}
+
+// stampOf is the stamp under which the value is registered under a name.
+func (f *filling) stampOf(name int) change.Position {
+	if f.under == nil {
+		return f.RegisterStamp()
+	}
+	return f.under[name]
+}
+
+// spread is the least and the greatest of them.
+func (f *filling) spread() (least lowest, greatest change.Position) {
+	for i := range f.Header.Names {
+		if f.Header.Names[i].Kind != coherence.NameClass {
+			p := f.stampOf(i)
+			least.add(p)
+			greatest = greatest.Max(p)
+		}
+	}
+	return least, greatest
 }
 
 // store caches a value. The reason why it does not has been counted.
@@ -91,7 +120,7 @@ func (e *Class[T]) storeAll(vs []loaded[T]) (refused []string) {
 		cl.counts.refuse(reason)
 		returns = appendReturn(returns, vs[i].p, next)
 	}
-	requests, index := make([]*coherence.FillRequest, 0, len(vs)), make([]int, 0, len(vs))
+	requests, index := make([]*filling, 0, len(vs)), make([]int, 0, len(vs))
 	for i := range vs {
 		v := &vs[i]
 		if c.hooks.loaded != nil {
@@ -139,7 +168,7 @@ func (e *Class[T]) storeAll(vs []loaded[T]) (refused []string) {
 }
 
 // fillRequest is what is sent of a value, or why it is not cached.
-func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l *Load, cost time.Duration) (r coherence.FillRequest, reason string) {
+func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l *Load, cost time.Duration) (r filling, reason string) {
 	cl := e.cl
 	ttl, window := l.ttl, cl.window
 	if negative {
@@ -159,12 +188,21 @@ func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l 
 	}
 	now := time.Now()
 	soft := cl.life(ttl)
-	r = coherence.FillRequest{Ticket: *p.ticket, TTL: soft + window, Header: coherence.Header{
+	r.FillRequest = coherence.FillRequest{Ticket: *p.ticket, TTL: soft + window, Header: coherence.Header{
 		Filled: now.UnixMicro(), SoftExpiry: now.Add(soft).UnixMicro(), HardExpiry: now.Add(soft + window).UnixMicro(),
 		LoadCost: uint32(min(cost.Microseconds(), 1<<32-1)), ValueVersion: max(cl.version, 1),
 		Codec: coherence.Codec(cl.codec.ID()), Names: names,
 	}}
 	r.Standby, r.Composite, r.Stamp = l.standby, l.composite, l.stamp()
+	if l.composite {
+		r.Own = l.ownStamp()
+		// A value that can have no stamp is registered nowhere.
+		if !r.RegisterStamp().IsZero() {
+			for i := range names {
+				r.under = append(r.under, l.stampUnder(names[i].Name))
+			}
+		}
+	}
 	if negative {
 		r.Header.Flags = coherence.FlagNegative
 		return r, ""
@@ -183,41 +221,21 @@ func (e *Class[T]) fillRequest(key string, value T, negative bool, p *permit, l 
 // registerAndFill does the two in that order: a purge that does not find the
 // member has raised the tag's header, and the registration is refused. After an
 // error each value may or may not be stored.
-func (c *Client) registerAndFill(requests []*coherence.FillRequest) ([]coherence.Reason, error) {
+func (c *Client) registerAndFill(requests []*filling) ([]coherence.Reason, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
 	out := make([]coherence.Reason, len(requests))
-	var members []coherence.RegisterRequest
-	var owners []int
-	for i, r := range requests {
-		for _, n := range r.Header.Names {
-			if n.Kind != coherence.NameClass {
-				members = append(members, coherence.RegisterRequest{Name: n.Name, Member: r.Ticket.Name, Stamp: r.RegisterStamp()})
-				owners = append(owners, i)
-			}
-		}
-	}
-	if len(members) > 0 {
-		var reasons []coherence.Reason
-		err := c.following(c.ctx, members[0].Name, func(ctx context.Context, s *coherence.Store) (err error) {
-			reasons, err = s.RegisterAll(ctx, members)
-			return err
-		})
-		if err != nil {
+	for round := range 2 {
+		if err := c.registerRound(requests, out, round); err != nil {
 			return nil, err
-		}
-		for n, reason := range reasons {
-			if reason != coherence.Stored {
-				out[owners[n]] = reason
-			}
 		}
 	}
 	var fills []coherence.FillRequest
 	var index []int
 	for i, r := range requests {
 		if out[i] == coherence.Stored {
-			fills, index = append(fills, *r), append(index, i)
+			fills, index = append(fills, r.FillRequest), append(index, i)
 		}
 	}
 	if len(fills) == 0 {
@@ -231,4 +249,55 @@ func (c *Client) registerAndFill(requests []*coherence.FillRequest) ([]coherence
 		return err
 	})
 	return out, err
+}
+
+// registerRound is one of two rounds of registrations: the first without the names
+// of the least stamp, the second without those of the greatest. What has one
+// stamp for all is done in the first.
+//
+// The rounds are for purges of what has all of several tags, which look for
+// members under one tag and ask the others for them. Say the part that brought
+// tag a misses the commit, and tag b comes from a part that has it. Registered
+// side by side, a may be before the purge raises it and b after the purge has
+// asked for it: neither is refused, and the purge does not find the value. In
+// the second round a is refused: it begins when b is through, and before the
+// purge asked for b it had raised all.
+func (c *Client) registerRound(requests []*filling, out []coherence.Reason, round int) error {
+	var members []coherence.RegisterRequest
+	var owners []int
+	for i, r := range requests {
+		least, greatest := r.spread()
+		even := least.least == greatest
+		if out[i] != coherence.Stored || even && round == 1 {
+			continue
+		}
+		for n := range r.Header.Names {
+			stamp := r.stampOf(n)
+			if r.Header.Names[n].Kind == coherence.NameClass || !even && (round == 0 && stamp == least.least || round == 1 && stamp == greatest) {
+				continue
+			}
+			members = append(members, coherence.RegisterRequest{Name: r.Header.Names[n].Name, Member: r.Ticket.Name, Stamp: stamp})
+			owners = append(owners, i)
+		}
+	}
+	if len(members) == 0 {
+		return nil
+	}
+	if c.hooks.registering != nil {
+		c.hooks.registering(members)
+	}
+	var reasons []coherence.Reason
+	err := c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) (err error) {
+		reasons, err = s.RegisterAll(ctx, members)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for n, reason := range reasons {
+		if reason != coherence.Stored {
+			out[owners[n]] = reason
+		}
+	}
+	return nil
 }

@@ -22,7 +22,8 @@ import (
 // must do so through QueryRow or Query. The two ways must not be mixed in one
 // load, unless Options.Database is the primary. Entries that the loader reads
 // with Get, under the context that it was given, become names that the value
-// depends on, with all theirs.
+// depends on, with all theirs. What such an entry depends on it has to say in
+// its own loader: it would be left stale otherwise, and what is made of it too.
 //
 // It may be used by several goroutines, until the loader returns.
 type Load struct {
@@ -47,9 +48,24 @@ type Load struct {
 	reason    string
 	// primary: something was read from the primary, or by other means.
 	primary, standby, composite bool
-	least                       change.Position // of the parts, if any
-	parts                       int
+	own                         lowest // what was read from standbys
+	parts                       lowest // the entries that were read
+	brought                     map[string]lowest
+	said                        []string // keys of DependsOn
 	misnamedAs                  error
+}
+
+// lowest is the least of the positions that were added.
+type lowest struct {
+	least change.Position
+	some  bool
+}
+
+func (m *lowest) add(p change.Position) {
+	if !m.some || p.Less(m.least) {
+		m.least = p
+	}
+	m.some = true
 }
 
 // Tag names things that the value depends on, without the namespace: when a
@@ -117,6 +133,7 @@ func (l *Load) DependsOn(keys ...string) {
 			l.unknown = true
 		}
 		l.addKey(l.c.full(key), best, g)
+		l.said = append(l.said, l.c.full(key))
 	}
 }
 
@@ -172,20 +189,27 @@ func (l *Load) part(cl *class, name string, m *meta) {
 		l.refuseLocked("part")
 	}
 	l.composite = true
-	l.addStamp(m.stamp)
+	l.parts.add(m.stamp)
 	l.addKey(name, cl.name, m.generation)
+	l.bring(name, m.stamp)
 	for _, n := range m.names {
 		if !slices.Contains(l.keys, n) {
 			l.keys = append(l.keys, n)
 		}
+		if n.Kind != coherence.NameClass {
+			l.bring(n.Name, m.stamp)
+		}
 	}
 }
 
-func (l *Load) addStamp(p change.Position) {
-	if l.parts == 0 || p.Less(l.least) {
-		l.least = p
+// bring notes that a part of a stamp depends on a name.
+func (l *Load) bring(name string, stamp change.Position) {
+	if l.brought == nil {
+		l.brought = map[string]lowest{}
 	}
-	l.parts++
+	b := l.brought[name]
+	b.add(stamp)
+	l.brought[name] = b
 }
 
 // finish ends the load: what the loader still does through it counts no more.
@@ -199,13 +223,35 @@ func (l *Load) finish() {
 }
 
 // stamp is the position below which the value contains every commit: the least
-// of its parts'. What is not known to come from a standby counts as read from
-// the primary after BEGIN.
+// of its parts' and of ownStamp.
 func (l *Load) stamp() change.Position {
+	m := l.parts
+	m.add(l.ownStamp())
+	return m.least
+}
+
+// ownStamp is that of what the load read itself. What is not known to come from
+// a standby counts as read from the primary after BEGIN.
+func (l *Load) ownStamp() change.Position {
+	m := l.own
 	if !l.standby || l.primary || l.composite {
-		l.addStamp(l.known.V)
+		m.add(l.known.V)
 	}
-	return l.least
+	return m.least
+}
+
+// stampUnder is the stamp under which a composite is registered under a name:
+// the least of the parts that brought the name, which is all that REGISTER asks
+// about. (With the least of all parts, a page of five products would not be
+// cached after one of them was changed until the other four are loaded again.)
+// What the loader says by itself may be about any of its parts, so that has the
+// least of all. See docs/coherence.md, Composites.
+func (l *Load) stampUnder(name string) change.Position {
+	m := l.brought[name]
+	if !m.some || slices.Contains(l.tags, name) || slices.Contains(l.said, name) {
+		return l.stamp()
+	}
+	return m.least
 }
 
 // allNames are the names that the value depends on, or why they can not be.

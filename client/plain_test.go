@@ -518,7 +518,7 @@ func TestPlainStandby(t *testing.T) {
 		l.mu.Lock() // as Query does on a standby that has replayed everything
 		defer l.mu.Unlock()
 		l.standby = true
-		l.addStamp(at(100))
+		l.own.add(at(100))
 		return 1, nil
 	})
 	w.must(err)

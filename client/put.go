@@ -115,7 +115,7 @@ func (e *Class[T]) put(ctx context.Context, at Moment, key string, v T, opts []P
 	}
 	l := &Load{
 		c: c, name: c.full(key), known: known, usable: at.view.usable, cacheable: true,
-		standby: true, least: known.V, parts: 1,
+		standby: true, own: lowest{least: known.V, some: true},
 	}
 	for _, o := range opts {
 		o(l)

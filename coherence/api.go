@@ -170,8 +170,12 @@ type FillRequest struct {
 	Standby bool
 	Stamp   change.Position
 	// Composite says that the value has several parts, and Stamp is the least
-	// of theirs.
+	// of theirs. Own is the stamp of what the load read itself, besides other
+	// entries: if it is set, it is what the table is asked about for a Standby,
+	// for the name of the entry stands for no more than that. It must be at
+	// least Stamp, of the same era.
 	Composite bool
+	Own       change.Position
 	// Header gives everything else: times, cost, version, flags, codec, lease,
 	// names. State, Incarnation, Generation, Stamp and StaleSince are set by
 	// Fill. Ignored for plain entries.

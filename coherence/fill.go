@@ -112,7 +112,11 @@ func (s *Store) fillUnit(ctx context.Context, r *FillRequest) (unit, Reason, err
 		if floor := s.layout.floor(); floor != "" {
 			keys = append(keys, floor)
 		}
-		args = append(args, stamp.Append(nil), field)
+		asked := stamp
+		if r.Composite && r.Own.Era == stamp.Era && stamp.Less(r.Own) {
+			asked = r.Own
+		}
+		args = append(args, asked.Append(nil), field)
 	}
 	return unit{key: name, cmds: []redis.Cmder{redis.NewIntCmd(ctx, s.evalArgs(scriptFill, "", keys, args...)...)}}, Stored, nil
 }

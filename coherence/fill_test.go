@@ -355,3 +355,42 @@ func everywhereWith(t *testing.T, o Options, test func(t *testing.T, b *bench)) 
 		})
 	}
 }
+
+// A composite from a standby: the table is asked about what the load itself
+// read, the bound of the generation about the least.
+func TestFillCompositeOfStandby(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		seeded(b)
+		bound := known(300)
+		bound.Bound = at(110)
+		for i, c := range []struct {
+			known      Known
+			stamp, own change.Position
+			want       Reason
+		}{
+			{known(300), at(100), at(201), Stored},
+			{known(300), at(100), at(200), RefusedTable},
+			{known(300), at(100), change.Position{}, RefusedTable},
+			{known(300), at(100), change.Position{Era: testEra + 1, LSN: 1}, RefusedTable},
+			{known(300), at(201), at(100), Stored}, // as without it
+			{bound, at(100), at(201), RefusedBound},
+		} {
+			k := b.name("composite:%d", i)
+			b.invalidate(Invalidation{Name: k, X: at(200)})
+			r := FillRequest{Ticket: b.begin(k, c.known).Ticket, Standby: true, Composite: true, Stamp: c.stamp, Own: c.own}
+			if got := b.fill(r); got != c.want {
+				t.Errorf("stamp %v, own %v: %v, want %v", c.stamp, c.own, got, c.want)
+			}
+			if c.want == Stored && b.header(k).Stamp != c.stamp {
+				t.Errorf("the header has the stamp %v, want %v", b.header(k).Stamp, c.stamp)
+			}
+		}
+		// What is not composite has one stamp.
+		k := b.name("plain")
+		b.invalidate(Invalidation{Name: k, X: at(200)})
+		if got := b.fill(FillRequest{Ticket: b.begin(k, known(300)).Ticket, Standby: true, Stamp: at(100), Own: at(201)}); got != RefusedTable {
+			t.Errorf("not composite: %v, want %v", got, RefusedTable)
+		}
+	})
+}
