@@ -72,7 +72,7 @@ func (l *Load) refusePlain() (reason string) {
 	switch {
 	case l.standby:
 		return "plain_standby"
-	case l.composite || len(l.keys) > 0:
+	case len(l.keys) > 0: // of parts that were read, or that DependsOn names
 		return "plain_composite"
 	}
 	return ""
