@@ -176,8 +176,12 @@ func covers(columns, need []string) bool {
 	return !slices.ContainsFunc(need, func(n string) bool { return !slices.Contains(columns, n) })
 }
 
-// indexable keeps types without a default btree class out of a proposed index.
-func indexable(col *ColumnInfo) bool { return col.Type != oidJSON && col.TypeName != "xml" }
+// indexable keeps types without a default btree class out of a proposed index,
+// and those whose values are large as a rule: an index row has room for 2,704
+// bytes, and an insert of more would fail.
+func indexable(col *ColumnInfo) bool {
+	return col.Type != oidJSON && col.Type != oidJSONB && col.TypeName != "xml" && !strings.HasSuffix(col.TypeName, "[]")
+}
 
 func quoteTable(t *TableInfo) string { return quoteIdent(t.Schema) + "." + quoteIdent(t.Name) }
 

@@ -116,6 +116,9 @@ func testNull(v ref.Val) ref.Val {
 // array that is not there, which the engine has no error value for. As in SQL,
 // that is NULL.
 func missing(err error) bool {
+	if errors.Is(err, errNotInLog) || errors.Is(err, errNoRow) {
+		return false // of a column that is called like that
+	}
 	text := err.Error()
 	return strings.HasPrefix(text, "no such key: ") || strings.HasPrefix(text, "index out of bounds: ")
 }

@@ -86,9 +86,10 @@ func (l *linter) secretNames() {
 		for _, t := range list {
 			for i := range t.Segments() {
 				seg := &t.Segments()[i]
-				if looksSecret(seg.Column) && !hashed(seg.Filters) {
+				member := func(step keytext.Step) bool { return looksSecret(step.Key) }
+				if (looksSecret(seg.Column) || slices.ContainsFunc(seg.Path, member)) && !hashed(seg.Filters) {
 					l.warn(CodeSecret, t.segmentPlace(seg), "name it by an id, or by a hash: {"+placeholderText(seg)+"|hash}",
-						"%q looks like a secret: names stand in Redis, logs and metrics for everybody to read", seg.Column)
+						"%q looks like a secret: names stand in Redis, logs and metrics for everybody to read", seg.Source())
 				}
 			}
 		}
