@@ -120,7 +120,7 @@ func (m *Matcher) eachName(dst *Targets, from int, t *templateMatcher, c *change
 		switch {
 		case w.worst >= stateOldUnknown:
 			m.unknown(dst, from, w.worst, target, t.template)
-		case t.twoSided || w.worst == stateNoRow:
+		case t.twoSided: // else both sides have the same names
 			if s == sideOld || c.Old != nil || c.Op != change.Update || !t.sameUnlessOld {
 				continue
 			}

@@ -39,11 +39,11 @@ func at(t testing.TB, n keytext.Node, steps string) string {
 func TestPathJSON(t *testing.T) {
 	t.Parallel()
 	const doc = ` { "user_id" : 42, "n": -1.50e+3, "s": "a\"b\\c\/\u00fc\ud83c\udf0d\n", "t":true, "f":false, "z":null, "o":{"a":{"b":"deep"},"":1},
-		"l":[1,"two",[3,{"x":"}]"}],null], "e":[], "u ser.x":"q", "dup":1, "dup":2, "\u006bey":"k", "lone":"\ud83c", "nul":"\u0000", "text":"{\"a\":1}"} `
+		"l":[1,"two",[3,{"x":"}]"}],null], "e":[], "u ser.x":"q", "dup":1, "dup":2, "\u006bey":"k", "lone":"\ud83c", "half":"\ud83c\u0041", "low":"\udf0d", "nul":"\u0000", "text":"{\"a\":1}"} `
 	for steps, want := range map[string]string{
 		".user_id": "42", ".n": "-1.50e+3", ".s": "a\"b\\c/ü🌍\n", ".t": "true", ".f": "false", ".z": "NULL", ".o": "?", ".o.a.b": "deep",
 		".l[0]": "1", ".l[1]": "two", ".l[2][0]": "3", ".l[2][1].x": "}]", ".l[3]": "NULL", ".l[3].x": "NULL", ".l[4]": "NULL", ".l": "?", ".l.x": "?", ".e[0]": "NULL",
-		`."u ser.x"`: "q", ".dup": "2", ".key": "k", ".lone": "?", ".nul": "?", ".none": "NULL", ".none.more[3]": "NULL", ".user_id.x": "?", ".t[0]": "?", ".text.a": "?", "": "?",
+		`."u ser.x"`: "q", ".dup": "2", ".key": "k", ".lone": "?", ".half": "?", ".low": "?", ".nul": "?", ".none": "NULL", ".none.more[3]": "NULL", ".user_id.x": "?", ".t[0]": "?", ".text.a": "?", "": "?",
 	} {
 		if got := at(t, keytext.JSONNode([]byte(doc)), steps); got != want {
 			t.Errorf("%s: got %q, want %q", steps, got, want)
