@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/klauspost/compress/s2"
 
@@ -44,6 +45,7 @@ const compressFrom = 1 << 10
 
 // encode makes the payload of a value.
 func (cl *class) encode(v any) (payload []byte, flags coherence.Flags, err error) {
+	defer recovered("encode", &err)
 	if payload, err = cl.codec.Append(nil, v); err != nil {
 		return nil, 0, fmt.Errorf("encode %T: %w", v, err)
 	}
@@ -63,8 +65,17 @@ var (
 	errOtherCodec = errors.New("the value was written by another codec")
 )
 
+// recovered makes an error of a panic in the application's code: most of it runs
+// on goroutines of the Client, where nobody else could.
+func recovered(what string, err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%s panicked: %v\n%s", what, p, debug.Stack())
+	}
+}
+
 // decode reads the payload of an entry into v, a pointer.
-func (cl *class) decode(h *coherence.Header, payload []byte, v any) error {
+func (cl *class) decode(h *coherence.Header, payload []byte, v any) (err error) {
+	defer recovered("decode", &err)
 	if byte(h.Codec) != cl.codec.ID() {
 		return errOtherCodec
 	}

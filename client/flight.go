@@ -48,8 +48,10 @@ func (e *Class[T]) shared(ctx context.Context, key string, load func(context.Con
 		return e.await(ctx, key, f, sp)
 	}
 	f = &flight[T]{filled: -1, waiters: 1}
-	e.start(ctx, key, f, load, &scope{}, true)
-	cl.flights[key] = f
+	e.start(ctx, key, f, load, &scope{}, load != nil)
+	if load != nil { // else it ends in ErrNoLoader, which is for its own reader
+		cl.flights[key] = f
+	}
 	cl.mu.Unlock()
 	return e.await(ctx, key, f, sp)
 }

@@ -165,11 +165,17 @@ func (c *Client) interred(e *l1Entry, since time.Duration) *l1Entry {
 	return dead
 }
 
-// dropEntry forgets an entry that was invalidated; called under Client.mu.
+// dropEntry forgets an entry that was invalidated; called under Client.mu. What
+// is heard of late, by a replay, may have been invalidated as soon as this
+// Client was deaf.
 func (c *Client) dropEntry(e *l1Entry) {
 	c.l1.drop(e)
 	if e.spare {
-		c.l1.store(c.interred(e, c.now()))
+		since := c.now()
+		if !c.live() {
+			since = c.lastHeard()
+		}
+		c.l1.store(c.interred(e, since))
 	}
 }
 
