@@ -55,6 +55,9 @@ func ParseCases(file string, data []byte) (*Cases, error) {
 	if err := d.Decode(&content); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: there is more than one document (---): cases behind the first would not be run", file)
+	}
 	if err := yaml.Unmarshal(data, &c.doc); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

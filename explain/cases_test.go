@@ -129,6 +129,7 @@ func TestCasesRefuse(t *testing.T) {
 		"cases:\n  - {name: a, change: {table: a, op: truncate}, key: [x]}":  "field key not found",
 		"cases:\n- {name: a, change: {op: x}}\n- {name: a, change: {op: x}}": `cases.yaml:3: the name "a" is there twice`,
 		"cases: [": "did not find",
+		"cases:\n- {name: a, change: {table: a, op: truncate}}\n---\ncases: []\n": "more than one document",
 	} {
 		if _, err := explain.ParseCases("cases.yaml", []byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", in, err, want)
