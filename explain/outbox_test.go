@@ -1,9 +1,11 @@
 package explain_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/lethe-cache/lethe/explain"
+	"github.com/lethe-cache/lethe/internal/harness"
 )
 
 const outboxRules = `version: 1
@@ -74,6 +76,46 @@ func TestCasesOfAnOutbox(t *testing.T) {
 		}
 		if r.Failed() {
 			t.Errorf("%s: missing %q, unexpected %q", r.Case.Name, r.Missing, r.Unexpected)
+		}
+	}
+}
+
+// SQL that is executed and rolled back shows what an outbox would be mapped to.
+func TestServerRunOfAnOutbox(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, harness.Database(t))
+	exec(t, conn, `CREATE TABLE outbox (id int PRIMARY KEY, type text NOT NULL, payload jsonb NOT NULL); CREATE TABLE articles (id int PRIMARY KEY, labels text[]);
+		ALTER TABLE articles REPLICA IDENTITY FULL; INSERT INTO articles VALUES (1, '{a,"b c"}')`)
+	set := parse(t, outboxRules)
+	schema := liveSchema(t, conn, set)
+	if errs := set.Check(*schema).Errors(); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	explainer, err := explain.New(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sql, want := range map[string]string{
+		`INSERT INTO outbox VALUES (1, 'OrderPlaced', '{"placed": "2026-11-21", "items": [{"product_id": 7}, {"product_id": 8}]}')`: "shop:product:7 shop:product:8 shop:day:2026-11-21",
+		`UPDATE articles SET labels = '{"b c",d}'`: "shop:label:b c shop:label:d shop:label:a",
+	} {
+		changes, err := explain.Run(t.Context(), conn, schema, set.Tables(), sql, 0)
+		if err != nil {
+			t.Errorf("%s: %v", sql, err)
+			continue
+		}
+		var names []string
+		for _, c := range changes {
+			e, err := explainer.Explain(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range e.Steps {
+				names = append(names, s.Name)
+			}
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: got %s, want %s", sql, got, want)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (c *checker) fits(r *Rule, t *TableInfo) {
 
 // reaches finds paths into what has no parts.
 func (c *checker) reaches(tpl *Template, s *keytext.Segment, t *TableInfo, col *ColumnInfo) {
-	what := ""
+	var what string
 	element, array := arrayElement(col.Type)
 	array = array || strings.HasSuffix(col.TypeName, "[]") && col.Type != oidBoxArray
 	switch {

@@ -50,7 +50,7 @@ func parseDate(s []byte) (m moment, ok bool) {
 	if s[0] != ' ' && s[0] != 'T' {
 		return m, false
 	}
-	minute, second := 0, 0
+	var minute, second int
 	if m.hour, s, ok = number(s[1:], 2); !ok || m.hour > 23 {
 		return m, false
 	}
