@@ -10,12 +10,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/cdc/catalog"
+	"github.com/lethe-cache/lethe/internal/keyscan"
 	"github.com/lethe-cache/lethe/scaffold"
 )
 
@@ -26,6 +28,10 @@ type initFlags struct {
 	schemas   []string
 	exclude   []string
 	namespace string
+	fromRedis bool
+	output    string
+	keys      int
+	time      time.Duration
 }
 
 func (p *program) initCommand() *cobra.Command {
@@ -37,14 +43,21 @@ func (p *program) initCommand() *cobra.Command {
 rules.yaml: a class for the rows of each table, one for the rows of each foreign
 key, and the rules that keep them true. What the log does not carry yet is written
 as a comment, with the ALTER TABLE that lets it in. Nothing is created or changed
-in the database. Exit code 2 if the file is there already, without --force.`,
+in the database. Exit code 2 if the file is there already, without --force.
+
+With --from-redis it looks at the keys of Redis instead, by SCAN and within
+bounds, reports how they are called, their size, life and age, and proposes plain
+classes for them. Nothing is written to Redis.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := p.settings.validate(true); err != nil {
+			if err := p.settings.validate(!f.fromRedis); err != nil {
 				return err
 			}
 			if err := f.check(); err != nil {
 				return err
+			}
+			if f.fromRedis {
+				return p.initFromRedis(cmd.Context(), &f)
 			}
 			schema, err := p.readWholeSchema(cmd.Context(), &f)
 			if err != nil {
@@ -68,12 +81,22 @@ in the database. Exit code 2 if the file is there already, without --force.`,
 	cmd.Flags().BoolVar(&f.force, "force", false, "overwrite the file of --out")
 	cmd.Flags().StringSliceVar(&f.schemas, "schema", nil, "schemas to take tables from (default all)")
 	cmd.Flags().StringSliceVar(&f.exclude, "exclude", nil, "tables to leave out: name or schema.name, * and ? stand for anything")
+	cmd.Flags().BoolVar(&f.fromRedis, "from-redis", false, "report the keys of Redis and propose classes for them")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "with --from-redis: text or json")
+	cmd.Flags().IntVar(&f.keys, "sample", keyscan.KeysDefault, "with --from-redis: how many keys to look at")
+	cmd.Flags().DurationVar(&f.time, "sample-time", keyscan.TimeDefault, "with --from-redis: how long to look at keys")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "namespace of the rules (default the database's name)")
 	return cmd
 }
 
 // check finds mistakes before anything is asked of a server.
 func (f *initFlags) check() error {
+	if f.output != "text" && f.output != "json" {
+		return usagef("-o %s: want text or json", f.output)
+	}
+	if f.keys < 1 || f.time <= 0 {
+		return usagef("--sample and --sample-time must be positive")
+	}
 	for _, e := range f.exclude {
 		if _, err := path.Match(e, ""); err != nil {
 			return usagef("--exclude %q: not a pattern", e)
