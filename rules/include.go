@@ -33,8 +33,8 @@ type reading struct {
 
 // fileID is equal for two paths of one file.
 func fileID(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
 	}
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
