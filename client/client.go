@@ -59,6 +59,7 @@ type Client struct {
 	store      atomic.Pointer[coherence.Store] // nil until Redis answered
 	breaker    breaker                         // of a cluster whose nodes are not known
 	vouching   vouching
+	conns      conns
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address
 

@@ -394,6 +394,7 @@ func (c *Client) control(ctx context.Context, classes []string) (*view, error) {
 	}
 	if old := c.view.Load(); old != nil {
 		v.named = old.named
+		v.notBehind(old)
 	}
 	return &v, nil
 }

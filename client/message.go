@@ -40,6 +40,7 @@ func (c *Client) heartbeat(ctx context.Context, m *coherence.Message, r *receive
 	if r.at <= c.caughtUpAt && m.Number < last.Number {
 		return nil
 	}
+	epoch := c.epoch.Load()
 	lost := m.Number != last.Number || m.ID != last.ID
 	if lost || digest(m.Digest) != digest(last.Digest) {
 		if lost {
@@ -58,6 +59,9 @@ func (c *Client) heartbeat(ctx context.Context, m *coherence.Message, r *receive
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.epoch.Load() != epoch {
+		return nil // what has been read since may be another server's, of which it says nothing
+	}
 	next := *c.view.Load()
 	next.advance(m.V, m.W)
 	if next.purgesOver() {

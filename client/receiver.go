@@ -209,6 +209,7 @@ func (c *Client) receive(ctx context.Context, ps *redis.PubSub, queue chan<- rec
 var (
 	errReconnected = errors.New("the connection was replaced")
 	errNoPong      = errors.New("no answer to PING")
+	errSilent      = errors.New("what was broadcast did not come on the subscription")
 )
 
 // handle catches up and then follows the broadcast.
@@ -261,7 +262,7 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 			if err == nil && c.now()-beat > beatPatience {
 				// No worker sends heartbeats, or they are lost: look.
 				beat = c.now()
-				err = c.catchUp(ctx)
+				err = c.lookFor(ctx, queue)
 			}
 		}
 		c.counts.now(c.State())
@@ -274,6 +275,20 @@ func (c *Client) handle(ctx context.Context, ps *redis.PubSub, queue <-chan rece
 			return err
 		}
 	}
+}
+
+// lookFor catches up when nothing has come for a while. If there was something,
+// the subscription may be with a server by way of which nobody broadcasts any
+// more, a deposed master: another one is made.
+func (c *Client) lookFor(ctx context.Context, queue <-chan received) error {
+	known := c.view.Load().control.ID
+	if err := c.catchUp(ctx); err != nil {
+		return err
+	}
+	if c.view.Load().control.ID != known && len(queue) == 0 {
+		return errSilent
+	}
+	return nil
 }
 
 // alive takes the answer to a PING sent at a moment: everything that was
@@ -385,13 +400,7 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 	next := &view{control: *ctl, usable: ctl.Supported(c.layout)}
 	if old := c.view.Load(); old != nil {
 		next.named = old.named
-		for name, r := range old.control.Classes {
-			have := next.control.Classes[name]
-			if have.Generation < r.Generation { // a client never goes back
-				have.Generation = r.Generation
-			}
-			next.control.Classes[name] = have
-		}
+		next.notBehind(old)
 	}
 	c.stale = false
 	// What was broadcast since the epoch began is in the control data and does

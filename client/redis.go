@@ -62,6 +62,7 @@ func (c *Client) harden(o *redis.Options) {
 	o.Protocol = 2
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	theirs, addr := o.OnConnect, o.Addr
+	c.watch(o, addr)
 	o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 		if theirs != nil {
 			if err := theirs(ctx, cn); err != nil {
@@ -76,7 +77,8 @@ var errReplica = errors.New("it is a replica: it may miss an invalidation")
 
 // greet asks a new connection, before its first command, who answers. Another
 // server under a known address may have missed invalidations, or registrations
-// that others rely on: everything in L1 is void from here on.
+// that others rely on: everything in L1 is void from here on, and nothing that
+// the one before still answers counts.
 func (c *Client) greet(ctx context.Context, cn *redis.Conn, addr string) error {
 	info, err := cn.Info(ctx).Result()
 	if err != nil {
@@ -94,6 +96,7 @@ func (c *Client) greet(ctx context.Context, cn *redis.Conn, addr string) error {
 	c.nodes[addr] = id
 	c.nodesMu.Unlock()
 	if known && was != id {
+		c.conns.hangUp(addr)
 		c.distrust(addr)
 		c.bump("another server answers at " + addr)
 	}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -38,10 +37,14 @@ func (v *view) knows(class string) bool {
 	return ok
 }
 
-func (v *view) clone() *view {
-	n := *v
-	n.control.Classes = maps.Clone(v.control.Classes)
-	return &n
+// notBehind takes from what was known before what must not go back, whatever
+// control has lost since.
+func (v *view) notBehind(old *view) {
+	for name, have := range v.control.Classes {
+		r := old.control.Classes[name]
+		have.Generation, have.Bound = max(have.Generation, r.Generation), have.Bound.Max(r.Bound)
+		v.control.Classes[name] = have
+	}
 }
 
 // advance takes the v and w of a message; those of another era say nothing.

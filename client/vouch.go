@@ -235,7 +235,11 @@ func (c *Client) look(ctx context.Context, least time.Duration) (well bool) {
 		v.dates.look(proof, began)
 		v.looked.Store(true)
 	}
-	v.list(proof.Masters)
+	if v.list(proof.Masters) {
+		// What is in L1 from one that is no master any more nobody looks at
+		// here, and no read need come by the slots that it had.
+		c.bump("a redis node is no master any more")
+	}
 	well = true
 	for i := range proof.Masters {
 		p := &proof.Masters[i]
@@ -247,8 +251,8 @@ func (c *Client) look(ctx context.Context, least time.Duration) (well bool) {
 	return well
 }
 
-// list notes who the masters are.
-func (v *vouching) list(all []coherence.MasterProof) {
+// list notes who the masters are, and reports whether one is none any more.
+func (v *vouching) list(all []coherence.MasterProof) (gone bool) {
 	listed := make(map[string]bool, len(all))
 	for i := range all {
 		listed[v.master(all[i].Node).name] = true
@@ -256,8 +260,10 @@ func (v *vouching) list(all []coherence.MasterProof) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for name, m := range v.masters {
+		gone = gone || m.listed && !listed[name]
 		m.listed = listed[name]
 	}
+	return gone
 }
 
 // learn takes what a master showed, unless another server has been seen in its
