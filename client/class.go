@@ -47,7 +47,6 @@ type class struct {
 	l1Version uint32 // the version in keys of L1: 0 and 1 are the plain name
 
 	name     string
-	err      error // of the options
 	ttl      time.Duration
 	jitter   float64
 	negative time.Duration

@@ -128,7 +128,7 @@ func (e *Class[T]) storeAll(vs []loaded[T]) (refused []string) {
 		}
 		var reason string
 		if v.request, reason = e.fillRequest(v.key, v.value, v.negative, v.p, v.l, v.cost); reason != "" {
-			refuse(i, reason, coherence.OpenLease(time.Now().Add(leaseMax)))
+			refuse(i, reason, coherence.OpenLease(time.Now().Add(openFor)))
 			continue
 		}
 		if c.epoch.Load() != v.p.at.epoch {

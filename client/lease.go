@@ -15,6 +15,9 @@ import (
 const (
 	leaseMin = 200 * time.Millisecond
 	leaseMax = 10 * time.Second
+	// openFor is how long everybody may load what is not to be cached: well
+	// below leaseMax, beyond which a lease seems to be of a wrong clock.
+	openFor = leaseMax / 2
 	// leaseUnknown is the length while no load of the class was measured.
 	leaseUnknown = 2 * time.Second
 	// leaseTotal bounds how long a load waits for the loads of others.

@@ -145,6 +145,7 @@ func (r *manyRead[T]) ask(ctx context.Context, keys []string, bound change.Posit
 			r.serve(ctx, key, &a, bound)
 			continue
 		}
+		e.c.heated(e.cl, key)
 		missed, names = append(missed, key), append(names, e.c.name(e.cl, key))
 	}
 	if len(missed) == 0 {

@@ -263,7 +263,7 @@ func TestMasterChangeEpoch(t *testing.T) {
 		}
 		return nil
 	})
-	w.must(rdb.SlaveOf(t.Context(), "NO", "ONE").Err())
+	w.must(rdb.ReplicaOf(t.Context(), "NO", "ONE").Err())
 	proxy.SetTarget(replica.Addr())
 	proxy.Cut()
 	harness.Eventually(t, 10*time.Second, harness.True("an epoch", func() bool { return c.Stats().Epochs > epochs }))
