@@ -167,6 +167,8 @@ func TestReloadUnderLoad(t *testing.T) {
 			l.waitReloaded("done", i/2+1)
 		}
 	}
+	// The last reload has forgotten what it newly touches.
+	harness.Eventually(t, 60*time.Second, harness.True("readers have filled the cache again", func() bool { return len(bank.present()) > 500 }))
 	stop()
 	<-done
 	stopReaders()
