@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"github.com/lethe-cache/lethe/internal/servers"
 )
 
 // letheProgram is the binary under measurement and what it is run with.
@@ -32,17 +34,11 @@ type letheProgram struct {
 // buildLimit bounds the building of the binary, which no other limit counts.
 const buildLimit = 10 * time.Minute
 
-// buildLethe builds the binary from this module, with the flags of `go run`, so
-// that what that has compiled is not compiled again.
+// buildLethe builds the binary from this module.
 func buildLethe(ctx context.Context, dir string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
-	path := filepath.Join(dir, "lethe")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/lethe-cache/lethe/cmd/lethe")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build lethe: %w: %s", err, bytes.TrimSpace(out))
-	}
-	return path, nil
+	return servers.BuildLethe(ctx, dir)
 }
 
 func newLetheProgram(ctx context.Context, path, dir string) (*letheProgram, error) {

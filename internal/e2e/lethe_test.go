@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lethe-cache/lethe/internal/harness"
+	"github.com/lethe-cache/lethe/internal/servers"
 )
 
 // binary is the program, built once for the package.
@@ -28,12 +29,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	harness.AtEnd(func() error { return os.RemoveAll(dir) })
-	path := filepath.Join(dir, "lethe")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/lethe-cache/lethe/cmd/lethe").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return path, nil
+	return servers.BuildLethe(context.Background(), dir)
 })
 
 func TestMain(m *testing.M) { harness.Main(m) }
