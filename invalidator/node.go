@@ -301,8 +301,8 @@ type missedWork struct {
 // classes that use tags are raised anyway (H8).
 func (w *Worker) missed(ctx context.Context, lost []*coherence.NodeLostError) (missedWork, error) {
 	var due missedWork
-	all := false
-	due.classes, all = tagClasses(w.cfg.Rules())
+	classes, all := tagClasses(w.cfg.Rules())
+	due.classes = classes
 	// Entries that were made of others are registered under their keys, and
 	// nothing tells of which classes they are.
 	control, err := w.store.Control(ctx)

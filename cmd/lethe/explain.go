@@ -109,10 +109,7 @@ func (p *program) explain(ctx context.Context, o *explainOptions) error {
 		fmt.Fprintln(p.stderr, "there is more in the slot than was read: give a smaller range")
 	}
 	if o.output == "json" {
-		encoder := json.NewEncoder(p.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(list)
+		return p.printJSON(list)
 	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(p.stdout, "no change of a table that a rule names")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -55,4 +56,13 @@ func printAnnotations(w io.Writer, findings rules.Findings) error {
 		}
 	}
 	return nil
+}
+
+// printJSON writes a value as a command's output, conditions as they are
+// written: && and < are not escaped.
+func (p *program) printJSON(v any) error {
+	encoder := json.NewEncoder(p.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -182,10 +181,7 @@ func (t *testReport) cover(cover *rules.Coverage) {
 
 func (p *program) printTests(t *testReport, o *testOptions) error {
 	if o.output == "json" {
-		encoder := json.NewEncoder(p.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(t)
+		return p.printJSON(t)
 	}
 	for _, f := range t.Failures {
 		fmt.Fprintf(p.stdout, "%s:%d: case %q failed\n", f.File, f.Line, f.Case)

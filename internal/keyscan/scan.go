@@ -157,12 +157,11 @@ func describe(ctx context.Context, m *redis.Client, names []string) ([]Key, erro
 		return nil, nil
 	}
 	type asked struct {
-		typ    *redis.StatusCmd
-		bytes  *redis.IntCmd
-		ttl    *redis.Cmd
-		idle   *redis.Cmd
-		freq   *redis.Cmd
-		absent bool
+		typ   *redis.StatusCmd
+		bytes *redis.IntCmd
+		ttl   *redis.Cmd
+		idle  *redis.Cmd
+		freq  *redis.Cmd
 	}
 	p := m.Pipeline()
 	cmds := make([]asked, len(names))
