@@ -120,6 +120,23 @@ func TestDecodeOldRows(t *testing.T) {
 	})
 }
 
+// A table may have no columns. Its rows are rows all the same.
+func TestDecodeTableWithoutColumns(t *testing.T) {
+	t.Parallel()
+	d, seg := newDecoder(nil), newSegment()
+	got := feed(t, d, seg, beginMsg(7, 700), relationMsg(1, "a", 'f'), msg{'I'}.u32(1).u8('N').u16(0),
+		msg{'D'}.u32(1).u8('O').u16(0), msg{'U'}.u32(1).u8('O').u16(0).u8('N').u16(0))
+	if len(got) != 3 {
+		t.Fatalf("got %q, want three changes", got)
+	}
+	for i, want := range []struct{ old, row bool }{{false, true}, {true, false}, {true, true}} {
+		c := seg.rec.Changes[i]
+		if (c.Old != nil) != want.old || (c.New != nil) != want.row {
+			t.Errorf("%s: old %v, new %v; want an old row: %v, a new one: %v", c.Op, c.Old, c.New, want.old, want.row)
+		}
+	}
+}
+
 func TestDecodeDoesNotAliasTheWire(t *testing.T) {
 	t.Parallel()
 	d, seg := newDecoder(nil), newSegment()

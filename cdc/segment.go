@@ -90,6 +90,9 @@ func (s *segment) copyBytes(b []byte) []byte {
 
 // row cuts a row of n values from the segment.
 func (s *segment) row(n int) change.Row {
+	if n == 0 {
+		return change.Row{} // a row of no columns is still a row, nil is none
+	}
 	if cap(s.values)-len(s.values) < n {
 		c := max(min(max(2*cap(s.values), chunkValuesMin), chunkValuesMax), n)
 		s.values = make([]change.Value, 0, c)
