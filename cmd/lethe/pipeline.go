@@ -72,6 +72,8 @@ type parts struct {
 	worker   *invalidator.Worker
 	// deadLetters are the database's in direct, a topic's in kafka.
 	deadLetters stream.DeadLetters
+	// services run beside the worker.
+	services []service
 }
 
 func newPipeline(s *settings, r roles, set *rules.Set, log *slog.Logger, registry *prometheus.Registry) (*pipeline, error) {
@@ -104,8 +106,8 @@ func (p *pipeline) run(graceful, hurry context.Context) (err error) {
 	return p.stream(graceful, hurry)
 }
 
-// stream runs reader and worker and stops them in this order: intake, log,
-// worker. Each is awaited before the next is stopped, so that nothing that was
+// stream runs reader, services and worker and stops them in this order: intake
+// and services, log, worker. Each is awaited before the next is stopped, so that nothing that was
 // taken is lost on the way and nothing is acknowledged that was not applied.
 func (p *pipeline) stream(graceful, hurry context.Context) error {
 	intake, stopIntake := context.WithCancel(graceful)
@@ -129,12 +131,19 @@ func (p *pipeline) stream(graceful, hurry context.Context) error {
 		defer close(followDone)
 		p.followRules(intake, p.asked)
 	}()
+	servicesDone := make(chan error, 1)
+	go func() {
+		err := serve(intake, p.up.services)
+		stopIntake()
+		servicesDone <- err
+	}()
 	readErr := p.read(intake)
 	if p.up.reader == nil {
 		<-intake.Done()
 	}
 	stopIntake()
 	<-followDone
+	serviceErr := <-servicesDone
 	if readErr != nil {
 		p.setStage("stopping: " + readErr.Error())
 	} else {
@@ -142,7 +151,7 @@ func (p *pipeline) stream(graceful, hurry context.Context) error {
 	}
 	flushErr := p.flush(hurry, readErr == nil)
 	stopWork()
-	return errors.Join(readErr, flushErr, <-workerDone)
+	return errors.Join(readErr, serviceErr, flushErr, <-workerDone)
 }
 
 // read runs the reader and what goes with it, until intake ends.
