@@ -339,6 +339,17 @@ func (f fields) duration(name string) time.Duration {
 	return v
 }
 
+// durationUpTo is duration with a bound.
+func (f fields) durationUpTo(name string, most time.Duration) time.Duration {
+	v := f.duration(name)
+	if v > most {
+		n := f.value(name)
+		f.d.errorf(CodeValue, f.d.place(n), "%q must be at most %s, not %s", name, most, f.d.show(n))
+		return 0
+	}
+	return v
+}
+
 var leadingDays = regexp.MustCompile(`^(\d{1,5})d`)
 
 // parseDuration is time.ParseDuration with days of 24 hours before the rest.

@@ -117,6 +117,7 @@ func grammar() map[string]jsonSchema {
 	rule["when"] = describe("CEL over op, old, new and changed(\"column\").", optional(anyText()))
 	rule["keys"] = describe("Templates, rendered for the old and the new row.", textOrTexts())
 	rule["tags"] = describe("[a, b] purges each; {all: [a, b]} what carries both.", jsonSchema{"anyOf": []jsonSchema{textOrTexts(), refTo("tags")}})
+	rule["debounce"] = describe("How long sweeps and rewarming may wait for more changes; at most 10s. Entries are forgotten at once.", aDuration())
 	rule["description"] = describe("Why these changes matter.", optional(anyText()))
 
 	list := func(name string) jsonSchema { return optional(jsonSchema{"type": "array", "items": refTo(name)}) }

@@ -14,8 +14,8 @@ var (
 	dependencyFields = []string{"of", "also"}
 	warmFields       = []string{"entry", "sql", "on_start", "every", "limit"}
 
-	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "cascade", "strict", "owner", "description"}
-	ruleLater  = []string{"lookup", "debounce", "at", "if", "rewarm"}
+	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "cascade", "strict", "debounce", "owner", "description"}
+	ruleLater  = []string{"lookup", "at", "if", "rewarm"}
 )
 
 func (b *builder) rule(n *yaml.Node) {
@@ -58,6 +58,7 @@ func (b *builder) rule(n *yaml.Node) {
 	if len(r.Keys) == 0 && len(r.Tags) == 0 && len(b.findings) == before {
 		d.errorf(CodeMissing, r.pos[""], "the rule needs \"keys\" or \"tags\": otherwise it invalidates nothing")
 	}
+	r.Debounce = f.durationUpTo("debounce", DebounceMax)
 	r.Description, _ = f.text("description")
 	if v := f.value("when"); v != nil {
 		if text, ok := d.text(v, "when"); ok {

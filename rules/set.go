@@ -23,6 +23,9 @@ const (
 	CascadeDepthMax = 64
 )
 
+// DebounceMax bounds a rule's debounce: the watermark waits for it.
+const DebounceMax = 10 * time.Second
+
 // Set is a parsed rules.yaml, or several merged. It is immutable after Parse.
 type Set struct {
 	// Files are the names that the set was read from, as given; those that a file
@@ -226,6 +229,10 @@ type Rule struct {
 	// Strict raises a key's class when the log does not carry an old value
 	// that the key needs.
 	Strict bool
+	// Debounce is how long what is costly and not urgent may wait for more of
+	// the same, counted from the first change: the sweep of a tag, and rewarming.
+	// Entries are forgotten at once. 0 is no wait; at most DebounceMax.
+	Debounce time.Duration
 
 	Owner, Description string
 
