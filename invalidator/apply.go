@@ -95,7 +95,7 @@ func (l *lane) plan() todo {
 	groups := map[*rules.Rule]int{}
 	var tags map[string]int
 	classes := map[*rules.Class]int{}
-	byAction := [3]int{-1, -1, -1}
+	byAction := [4]int{-1, -1, -1, -1}
 	for i := range l.targets.List {
 		target := &l.targets.List[i]
 		group, ok := groups[target.Rule]
@@ -145,7 +145,7 @@ func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Act
 		return coherence.ActionStale, false
 	case w.unstamped():
 		return coherence.ActionDelete, false
-	case action == rules.Rewarm || class.Rewarmed || class.Keep:
+	case action.Rewarms() || class.Rewarmed || class.Keep:
 		return coherence.ActionKeep, false
 	}
 	return coherence.ActionDelete, false
@@ -154,7 +154,7 @@ func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Act
 // addTag puts a tag into the purge of its action. One purge has one X, the
 // greatest: a position that is too great refuses a few registrations and
 // standby fills for a moment, and hides no entry for longer than the sweep.
-func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]int, byAction *[3]int) {
+func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]int, byAction *[4]int) {
 	a := target.Action
 	if byAction[a] < 0 {
 		byAction[a] = len(t.purges)

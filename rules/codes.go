@@ -32,7 +32,7 @@ const (
 	CodeSeparator     = "L028" // different values may build one name
 	CodeNoClass       = "L029" // a key without a class
 	CodeWarm          = "L030" // warm: this version does not warm
-	CodeRewarm        = "L031" // action rewarm: this version deletes
+	CodeRewarm        = "L031" // rewarm of what nothing can load
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers

@@ -100,12 +100,13 @@ func grammar() map[string]jsonSchema {
 	entry["load"] = optional(refTo("load"))
 	entry["tags"] = describe("Names that a value depends on, rendered from the loaded row.", textOrTexts())
 	entry["keep"] = describe("An invalidation that the value already reflects keeps it.", trueOrFalse())
+	entry["stale_for"] = describe("How long readers may be served the old value while the entry is rewarmed.", aDuration())
 	entry["description"] = describe("What is cached, and why.", optional(anyText()))
 
 	sharedRule := func() jsonSchema {
 		return jsonSchema{
 			"on":      describe("Operations that matter; delete includes truncate. Default: all.", orVariable(jsonSchema{"anyOf": []jsonSchema{op, {"type": "array", "items": op, "minItems": 1}}})),
-			"action":  describe("What becomes of the entries.", oneOf("delete", "stale", "rewarm")),
+			"action":  describe("What becomes of the entries.", oneOf("delete", "stale", "rewarm", "auto")),
 			"cascade": describe("How far dependencies are followed. Default: depth 8.", orVariable(jsonSchema{"anyOf": []jsonSchema{{"type": "boolean"}, refTo("cascade")}})),
 			"strict":  describe("Raise the class where the log does not carry an old value that a key needs.", trueOrFalse()),
 			"owner":   describe("Who to ask.", optional(anyText())),
@@ -117,6 +118,7 @@ func grammar() map[string]jsonSchema {
 	rule["when"] = describe("CEL over op, old, new and changed(\"column\").", optional(anyText()))
 	rule["keys"] = describe("Templates, rendered for the old and the new row.", textOrTexts())
 	rule["tags"] = describe("[a, b] purges each; {all: [a, b]} what carries both.", jsonSchema{"anyOf": []jsonSchema{textOrTexts(), refTo("tags")}})
+	rule["if"] = describe("Which entries action rewarm fills again. Default: always.", oneOf("always", "present", "hot"))
 	rule["debounce"] = describe("How long sweeps and rewarming may wait for more changes; at most 10s. Entries are forgotten at once.", aDuration())
 	rule["description"] = describe("Why these changes matter.", optional(anyText()))
 

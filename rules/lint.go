@@ -56,10 +56,21 @@ func (l *linter) offline() {
 	l.forgotten()
 }
 
+// rewarm finds keys that the rule rewarms and nothing can load. What a tag or
+// the cascade reaches shows only when it does.
 func (l *linter) rewarm(r *Rule) {
-	if r.Action == Rewarm {
-		l.warn(CodeRewarm, r.pos["action"], "nothing has to be done: readers fill the entry when they ask for it",
-			"action rewarm: this version forgets the entries and does not fill them again")
+	if !r.Action.Rewarms() {
+		return
+	}
+	for _, k := range r.Keys {
+		switch {
+		case k.Class == nil:
+			l.warn(CodeRewarm, k.pos, "add an entry with key: "+entryForm(k)+" and a load.sql; or action: delete",
+				"action %s: key %q belongs to no entry, so nothing can load it: it is forgotten only", r.Action, k)
+		case k.Class.Load == nil:
+			l.warn(CodeRewarm, k.pos, "add load: {sql: ...} to the entry; or action: delete",
+				"action %s: entry %q has no load.sql, so nothing can load %q: it is forgotten only", r.Action, k.Class.Name, k)
+		}
 	}
 }
 

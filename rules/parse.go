@@ -267,7 +267,7 @@ func (b *builder) link() {
 	}
 	for _, r := range s.Rules {
 		for _, k := range r.Keys {
-			if k.Class = s.index.byShape(k); k.Class != nil && r.Action == Rewarm {
+			if k.Class = s.index.byShape(k); k.Class != nil && r.Action.Rewarms() {
 				k.Class.Rewarmed = true
 			}
 		}

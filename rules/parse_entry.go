@@ -11,10 +11,10 @@ import (
 )
 
 var (
-	entryFields = []string{"key", "ttl", "negative_ttl", "max_stale", "load", "tags", "mode", "keep",
+	entryFields = []string{"key", "ttl", "negative_ttl", "max_stale", "load", "tags", "mode", "keep", "stale_for",
 		"versions", "max_value", "l1", "owner", "description"}
 	loadFields = []string{"sql"}
-	entryLater = []string{"prefetch", "tenant", "stale_for"}
+	entryLater = []string{"prefetch", "tenant"}
 	className  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 )
 
@@ -52,6 +52,7 @@ func (b *builder) entry(name string, key, n *yaml.Node) {
 	c := &Class{Name: name, pos: at, ordinal: len(b.set.Entries), Keep: f.boolean("keep", false)}
 	c.Description, _ = f.text("description")
 	b.entryValues(f, c)
+	b.staleFor(f, c)
 	if v := f.value("tags"); v != nil {
 		c.Tags = b.templates(v, "tags", true)
 	}
@@ -108,6 +109,13 @@ func (b *builder) mode(f fields, c *Class) {
 		}
 	default:
 		b.d.errorf(CodeValue, b.d.place(n), "\"mode\" must be exact or plain, not %s%s", b.d.show(n), suggest(n.Value, []string{"exact", "plain"}))
+	}
+}
+
+// staleFor is for entries whose old value may be served for a while.
+func (b *builder) staleFor(f fields, c *Class) {
+	if c.StaleFor = f.duration("stale_for"); c.StaleFor > 0 && c.Mode == Plain {
+		b.d.errorf(CodeValue, f.place("stale_for"), "\"stale_for\" has no meaning for plain entries: whoever reads them could not tell a stale value from a fresh one")
 	}
 }
 

@@ -14,8 +14,8 @@ var (
 	dependencyFields = []string{"of", "also"}
 	warmFields       = []string{"entry", "sql", "on_start", "every", "limit"}
 
-	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "cascade", "strict", "debounce", "owner", "description"}
-	ruleLater  = []string{"lookup", "at", "if", "rewarm"}
+	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
+	ruleLater  = []string{"lookup", "at"}
 )
 
 func (b *builder) rule(n *yaml.Node) {
@@ -48,6 +48,9 @@ func (b *builder) rule(n *yaml.Node) {
 		b.ruleTable(t, r)
 	}
 	b.ruleValues(f, r)
+	if v := f.value("if"); v != nil {
+		b.ruleIf(v, r)
+	}
 	before := len(b.findings)
 	if v := f.value("keys"); v != nil {
 		r.Keys = b.templates(v, "keys", false)
@@ -233,9 +236,22 @@ func (b *builder) ruleAction(n *yaml.Node, r *Rule) {
 	case "rewarm":
 		r.Action = Rewarm
 	case "auto":
-		b.d.errorf(CodeUnsupported, b.d.place(n), "action \"auto\" is not supported by this version")
+		r.Action = Auto
 	default:
-		b.d.errorf(CodeValue, b.d.place(n), "\"action\" must be delete, stale or rewarm, not %s%s", b.d.show(n), suggest(n.Value, []string{"delete", "stale", "rewarm"}))
+		b.d.errorf(CodeValue, b.d.place(n), "\"action\" must be delete, stale, rewarm or auto, not %s%s", b.d.show(n), suggest(n.Value, []string{"delete", "stale", "rewarm", "auto"}))
+	}
+}
+
+func (b *builder) ruleIf(n *yaml.Node, r *Rule) {
+	names := []string{"always", "present", "hot"}
+	i := slices.Index(names, n.Value)
+	switch {
+	case n.Kind != yaml.ScalarNode || i < 0:
+		b.d.errorf(CodeValue, b.d.place(n), "\"if\" must be always, present or hot, not %s%s", b.d.show(n), suggest(n.Value, names))
+	case r.Action != Rewarm:
+		b.d.errorf(CodeValue, b.d.place(n), "\"if\" says which entries are rewarmed: it needs action: rewarm, not %s", r.Action)
+	default:
+		r.If = RewarmIf(i)
 	}
 }
 

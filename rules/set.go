@@ -71,6 +71,9 @@ type Class struct {
 	MaxStale time.Duration
 	// Tags are the names that a value depends on, rendered from the loaded row.
 	Tags []*Template
+	// StaleFor is for how long readers may be served the value that an
+	// invalidation has made stale while the entry is rewarmed; 0 is never.
+	StaleFor time.Duration
 	// Keep asks for the keep variant on invalidation: the class's writers
 	// refresh the entry themselves.
 	Keep bool
@@ -86,7 +89,7 @@ type Class struct {
 
 	Owner, Description string
 
-	// Rewarmed is true if some rule with action rewarm names the class.
+	// Rewarmed is true if some rule with action rewarm or auto names the class.
 	Rewarmed bool
 
 	namespace string
@@ -139,7 +142,31 @@ const (
 	// Rewarm asks for the entry to be filled again; until a warmer does it,
 	// the entry is forgotten.
 	Rewarm
+	// Auto is Rewarm or Delete, whichever costs less as measured.
+	Auto
 )
+
+// Rewarms reports whether entries may be filled again after the action.
+func (a Action) Rewarms() bool { return a == Rewarm || a == Auto }
+
+// RewarmIf says which entries action Rewarm fills again.
+type RewarmIf byte
+
+// What a rule's `if` may say.
+const (
+	// IfAlways: every entry, whether it was cached or not.
+	IfAlways RewarmIf = iota
+	// IfPresent: those that were cached when they were invalidated, or were to
+	// be: one whose rewarm is due or under way counts.
+	IfPresent
+	// IfHot: those that clients report among their most read.
+	IfHot
+)
+
+// String names the condition as the file does.
+func (i RewarmIf) String() string {
+	return [...]string{"always", "present", "hot"}[min(i, IfHot)]
+}
 
 // String names the action as the file does.
 func (a Action) String() string {
@@ -148,6 +175,8 @@ func (a Action) String() string {
 		return "stale"
 	case Rewarm:
 		return "rewarm"
+	case Auto:
+		return "auto"
 	}
 	return "delete"
 }
@@ -224,6 +253,8 @@ type Rule struct {
 	Tags []TagSet
 	// Action is what becomes of the entries.
 	Action Action
+	// If bounds which entries action Rewarm fills again.
+	If RewarmIf
 	// Cascade bounds how far dependencies are followed.
 	Cascade Cascade
 	// Strict raises a key's class when the log does not carry an old value

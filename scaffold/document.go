@@ -185,7 +185,16 @@ func aftermath(r *rules.Rule) string {
 	case rules.Stale:
 		return "; the old value is kept for readers that accept it"
 	case rules.Rewarm:
-		return "; the entry is to be filled again"
+		switch r.If {
+		case rules.IfPresent:
+			return "; what was cached is filled again"
+		case rules.IfHot:
+			return "; what is read most is filled again"
+		case rules.IfAlways:
+		}
+		return "; the entry is filled again"
+	case rules.Auto:
+		return "; the entry is filled again where that costs less than to let readers do it"
 	}
 	return ""
 }
