@@ -31,6 +31,7 @@ var all = []migration{
 		"a replica identity away can break the application's updates until the next check, every second."},
 	{4, "0004_gaps.sql", "Without lethe.gaps it is forgotten with the process that a table has just entered the publication, or was changed by a DDL: " +
 		"a crash at that moment can leave entries stale."},
+	{5, "0005_schedules.sql", "Without lethe.schedules rules with `at:` are refused, and messages with \"at\" become dead letters."},
 }
 
 // Guard is the name of the migration that installs the guard.
