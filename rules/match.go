@@ -14,8 +14,10 @@ const (
 	segNew = keytext.New
 )
 
-// tablesMax bounds the cache of compiled tables: a log that makes a new
-// description for each record must not make the matcher grow without end.
+// tablesMax bounds the cache of compiled tables, beyond two for each table that
+// has rules: a log that makes a new description for each record must not make
+// the matcher grow without end, and the tables that change must fit in it, or
+// each change would compile the rules of its table anew.
 const tablesMax = 256
 
 // tableMatcher is a plan's rules as they apply to one description of a table:
@@ -28,6 +30,11 @@ type tableMatcher struct {
 
 type ruleMatcher struct {
 	rule *Rule
+	on   Ops
+	cond *condition
+	// base is what the targets of the rule have in common. It is copied once
+	// for each, straight to where it stays: a Target is wide.
+	base Target
 	keys []templateMatcher
 	tags [][]templateMatcher
 }
@@ -43,8 +50,13 @@ type templateMatcher struct {
 	each []eachMatcher
 	// twoSided: some placeholder takes the side that is rendered.
 	twoSided bool
+	// moving are the columns of those placeholders: where the log carries equal
+	// values before and after, both sides have one name.
+	moving []int
 }
 
+// segmentMatcher is literal text, and the placeholder behind it. The literal of
+// the first begins with the namespace.
 type segmentMatcher struct {
 	literal  string
 	column   int // -1: the table does not have it
@@ -68,7 +80,7 @@ func (m *Matcher) tableMatcher(t *change.Table) *tableMatcher {
 	tm := m.tables[t]
 	if tm == nil {
 		tm = m.compileTable(t)
-		if len(m.tables) >= tablesMax {
+		if len(m.tables) >= m.tablesMax() {
 			clear(m.tables)
 		}
 		m.tables[t] = tm
@@ -76,6 +88,8 @@ func (m *Matcher) tableMatcher(t *change.Table) *tableMatcher {
 	m.last = tm
 	return tm
 }
+
+func (m *Matcher) tablesMax() int { return tablesMax + 2*len(m.plan.byTable) }
 
 // compileTable makes the matcher of a description, or takes the one of an equal
 // description that came before under another address.
@@ -91,54 +105,64 @@ func (m *Matcher) compileTable(t *change.Table) *tableMatcher {
 		tm.columns[c.Name] = i
 	}
 	for _, r := range m.plan.byTable[name] {
-		rm := ruleMatcher{rule: r}
+		rm := ruleMatcher{rule: r, on: r.On, cond: r.cond, base: Target{Rule: r, Action: r.Action, Cascade: r.Cascade}}
 		for _, k := range r.Keys {
-			rm.keys = append(rm.keys, tm.template(k))
+			rm.keys = append(rm.keys, tm.template(m.plan.prefix, k))
 		}
 		for _, ts := range r.Tags {
 			var set []templateMatcher
 			for _, t := range ts.All {
-				set = append(set, tm.template(t))
+				set = append(set, tm.template(m.plan.prefix, t))
 			}
 			rm.tags = append(rm.tags, set)
 		}
 		tm.rules = append(tm.rules, rm)
 	}
-	if len(m.byName) >= tablesMax {
+	if len(m.byName) >= m.tablesMax() {
 		clear(m.byName)
 	}
 	m.byName[name] = tm
 	return tm
 }
 
-func (tm *tableMatcher) template(t *Template) templateMatcher {
+func (tm *tableMatcher) template(prefix []byte, t *Template) templateMatcher {
 	out := templateMatcher{template: t, sameUnlessOld: true}
+	literal := string(prefix)
 	for _, s := range t.Segments() {
-		sm := segmentMatcher{literal: s.Literal, isColumn: s.Column != "", side: s.Side, filters: s.Filters, column: -1}
-		if sm.isColumn {
-			if col, ok := tm.columns[s.Column]; ok {
-				sm.column, sm.identity = col, tm.identity(col)
-			}
-			if len(s.Path) > 0 {
-				sm.reach = out.reach(tm, &s, &sm)
-			}
-			out.sameUnlessOld = out.sameUnlessOld && sm.identity
-			out.twoSided = out.twoSided || s.Side == keytext.Both
+		literal += s.Literal
+		if s.Column == "" {
+			continue
+		}
+		sm := segmentMatcher{literal: literal, isColumn: true, side: s.Side, filters: s.Filters, column: -1}
+		literal = ""
+		if col, ok := tm.columns[s.Column]; ok {
+			sm.column, sm.identity = col, tm.identity(col)
+		}
+		if len(s.Path) > 0 {
+			sm.reach = out.reach(tm, &s, &sm)
+		}
+		out.sameUnlessOld = out.sameUnlessOld && sm.identity
+		if s.Side == keytext.Both {
+			out.twoSided = true
+			out.moving = append(out.moving, sm.column)
 		}
 		out.segments = append(out.segments, sm)
+	}
+	if literal != "" {
+		out.segments = append(out.segments, segmentMatcher{literal: literal})
 	}
 	return out
 }
 
-// append renders one side of the template; bound are the elements that its [*]
-// stand for. NULL goes before what is unknown: a name that is known not to
-// exist need not be guessed.
+// append renders one side of the template, namespace included; bound are the
+// elements that its [*] stand for. NULL goes before what is unknown: a name that
+// is known not to exist need not be guessed.
 func (t *templateMatcher) append(dst []byte, c *change.Change, s side, bound []keytext.Node) ([]byte, state) {
 	unknown := stateText
 	for i := range t.segments {
 		seg := &t.segments[i]
+		dst = append(dst, seg.literal...)
 		if !seg.isColumn {
-			dst = append(dst, seg.literal...)
 			continue
 		}
 		start := len(dst)
@@ -167,6 +191,24 @@ func (t *templateMatcher) append(dst []byte, c *change.Change, s side, bound []k
 	return dst, unknown
 }
 
+// unmoved reports that the log carries both rows and that all that may tell the
+// name of one from that of the other is equal in them.
+func (t *templateMatcher) unmoved(c *change.Change) bool {
+	if c.Old == nil || c.New == nil {
+		return false
+	}
+	for _, col := range t.moving {
+		if col < 0 {
+			return false
+		}
+		was, is := &c.Old[col], &c.New[col]
+		if was.Kind != change.Text || is.Kind != change.Text || string(was.Bytes) != string(is.Bytes) {
+			return false
+		}
+	}
+	return true
+}
+
 // Match appends what a change invalidates to dst. x is the position of the
 // change's commit. An error means that the change can not be understood: dst is
 // as it was, and the caller keeps the change as a dead letter and raises
@@ -192,15 +234,15 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 	from := len(dst.List)
 	for i := range tm.rules {
 		rm := &tm.rules[i]
-		if !rm.rule.On.Has(c.Op) {
+		if !rm.on.Has(c.Op) {
 			continue
 		}
 		if c.Op == change.Truncate {
 			m.truncate(dst, from, rm.rule, x)
 			continue
 		}
-		if rm.rule.cond != nil {
-			ok, err := m.eval.holds(rm.rule.cond, tm, c)
+		if rm.cond != nil {
+			ok, err := m.eval.holds(rm.cond, tm, c)
 			if err != nil && m.obs.ConditionUnknown != nil {
 				m.obs.ConditionUnknown(rm.rule, err)
 			}
@@ -214,67 +256,96 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 }
 
 func (m *Matcher) rule(dst *Targets, from int, rm *ruleMatcher, c *change.Change, x change.Position) {
-	base := Target{Rule: rm.rule, Action: rm.rule.Action, Cascade: rm.rule.Cascade, X: x}
 	for i := range rm.keys {
-		t := &rm.keys[i]
-		target := base
-		target.Class, target.Template = t.template.Class, t.template
-		m.nameOrEach(dst, from, t, c, target)
+		m.nameOrEach(dst, from, &rm.keys[i], c, nameOf{&rm.base, KindKey, x})
 	}
 	for _, set := range rm.tags {
-		target := base
-		target.Kind, target.Template = KindTag, set[0].template
 		if len(set) == 1 {
-			m.nameOrEach(dst, from, &set[0], c, target)
+			m.nameOrEach(dst, from, &set[0], c, nameOf{&rm.base, KindTag, x})
 		} else {
-			target.Kind = KindAllTags
-			m.all(dst, from, set, c, target)
+			m.all(dst, from, set, c, nameOf{&rm.base, KindAllTags, x})
 		}
 	}
 }
 
-func (m *Matcher) nameOrEach(dst *Targets, from int, t *templateMatcher, c *change.Change, target Target) {
+// nameOf is whose name is rendered: what is needed to make its target.
+type nameOf struct {
+	base *Target // of the rule
+	kind Kind
+	x    change.Position
+}
+
+// target is the target of a name of the template, without the name.
+func (n nameOf) target(t *Template) Target {
+	target := *n.base
+	target.Kind, target.Template, target.X = n.kind, t, n.x
+	if n.kind == KindKey {
+		target.Class = t.Class
+	}
+	return target
+}
+
+// add appends the target of a name that is in dst's memory.
+func (n nameOf) add(dst *Targets, t *Template, name []byte) {
+	if n.kind == KindKey && t.Class.versioned() {
+		target := n.target(t)
+		target.Name = name
+		dst.AddName(target)
+		return
+	}
+	target := dst.grow()
+	*target = *n.base
+	target.Kind, target.Template, target.X, target.Name = n.kind, t, n.x, name
+	if n.kind == KindKey {
+		target.Class = t.Class
+	}
+}
+
+func (m *Matcher) nameOrEach(dst *Targets, from int, t *templateMatcher, c *change.Change, n nameOf) {
 	if t.each != nil {
-		m.eachName(dst, from, t, c, target)
+		m.eachName(dst, from, t, c, n.target(t.template))
 	} else {
-		m.name(dst, from, t, c, target)
+		m.name(dst, from, t, c, n)
 	}
 }
 
 // name renders a key or tag for the new row and, if that is another name, for
-// the old one.
-func (m *Matcher) name(dst *Targets, from int, t *templateMatcher, c *change.Change, target Target) {
-	first, st := m.render(dst, t, c, sideNew, target)
-	if st == stateOldUnknown || st == stateUnknown { // {old.x} in a name for the new row
-		m.unknown(dst, from, st, target, t.template)
+// the old one. It renders to where names stay, and takes back what is none.
+func (m *Matcher) name(dst *Targets, from int, t *templateMatcher, c *change.Change, n nameOf) {
+	st, first := stateNoRow, []byte(nil)
+	if c.New != nil {
+		start := len(dst.buf)
+		dst.buf, st = t.append(dst.buf, c, sideNew, nil)
+		switch {
+		case st == stateText:
+			first = dst.buf[start:len(dst.buf):len(dst.buf)]
+			n.add(dst, t.template, first)
+		default:
+			dst.buf = dst.buf[:start]
+			if st >= stateOldUnknown { // {old.x} in a name for the new row
+				m.unknown(dst, from, st, n.target(t.template), t.template)
+			}
+		}
 	}
-	if st >= stateOldUnknown || !t.twoSided && st != stateNoRow || c.Old == nil && c.Op == change.Update && t.sameUnlessOld {
+	if st >= stateOldUnknown || !t.twoSided && st != stateNoRow || c.Old == nil && c.Op == change.Update && t.sameUnlessOld || t.unmoved(c) {
 		return
 	}
-	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, sideOld, nil)
-	switch {
-	case st == stateText && (first == nil || string(first) != string(m.scratch)):
-		target.Name = dst.Intern(m.scratch)
-		dst.AddName(target)
-	case st == stateOldUnknown || st == stateUnknown:
-		m.unknown(dst, from, st, target, t.template)
+	start := len(dst.buf)
+	dst.buf, st = t.append(dst.buf, c, sideOld, nil)
+	name := dst.buf[start:len(dst.buf):len(dst.buf)]
+	if st == stateText && (first == nil || string(first) != string(name)) {
+		n.add(dst, t.template, name)
+		return
 	}
-}
-
-// render adds the name of one side, and returns it if there is one.
-func (m *Matcher) render(dst *Targets, t *templateMatcher, c *change.Change, s side, target Target) ([]byte, state) {
-	var st state
-	m.scratch, st = t.append(append(m.scratch[:0], m.plan.prefix...), c, s, nil)
-	if st != stateText {
-		return nil, st
+	dst.buf = dst.buf[:start]
+	if st >= stateOldUnknown {
+		m.unknown(dst, from, st, n.target(t.template), t.template)
 	}
-	target.Name = dst.Intern(m.scratch)
-	dst.AddName(target)
-	return target.Name, st
 }
 
 // all renders an intersection of tags for the new row and for the old one.
-func (m *Matcher) all(dst *Targets, from int, set []templateMatcher, c *change.Change, target Target) {
+func (m *Matcher) all(dst *Targets, from int, set []templateMatcher, c *change.Change, n nameOf) {
+	target := n.target(set[0].template)
 	newer, st := m.names(dst, set, c, sideNew)
 	switch st {
 	case stateText:
@@ -304,7 +375,7 @@ func (m *Matcher) names(dst *Targets, set []templateMatcher, c *change.Change, s
 	worst := stateText
 	for i := range set {
 		var st state
-		m.scratch, st = set[i].append(append(m.scratch[:0], m.plan.prefix...), c, s, nil)
+		m.scratch, st = set[i].append(m.scratch[:0], c, s, nil)
 		switch st {
 		case stateText:
 			dst.names = append(dst.names, dst.Intern(m.scratch))

@@ -192,7 +192,7 @@ func (w *eachWalk) bind(k int) bool {
 func (w *eachWalk) name() bool {
 	m := w.m
 	var st state
-	m.scratch, st = w.t.append(append(m.scratch[:0], m.plan.prefix...), w.c, w.side, m.bound)
+	m.scratch, st = w.t.append(m.scratch[:0], w.c, w.side, m.bound)
 	if st != stateText {
 		w.met(st)
 		return true

@@ -88,7 +88,7 @@ func (t *Targets) Intern(name []byte) []byte {
 // whose class has several versions of values is added once for each.
 func (t *Targets) AddName(target Target) {
 	c := target.Class
-	if target.Kind != KindKey || c == nil || len(c.Versions) == 1 && c.Versions[0] == 1 {
+	if target.Kind != KindKey || !c.versioned() {
 		t.List = append(t.List, target)
 		return
 	}
@@ -119,6 +119,20 @@ func (t *Targets) AddClass(from int, target Target, c *Class) {
 		}
 	}
 	t.List = append(t.List, target)
+}
+
+// versioned reports that names of the class come with @n.
+func (c *Class) versioned() bool { return c != nil && (len(c.Versions) != 1 || c.Versions[0] != 1) }
+
+// grow appends a target and returns it for the caller to fill. What it holds is
+// whatever was there before.
+func (t *Targets) grow() *Target {
+	if n := len(t.List); n < cap(t.List) {
+		t.List = t.List[:n+1]
+	} else {
+		t.List = append(t.List, Target{})
+	}
+	return &t.List[len(t.List)-1]
 }
 
 // versionLen is the room that @n takes at most.
