@@ -95,10 +95,10 @@ func (l *Layout) Versioned(name string, n uint32) string {
 func (l *Layout) Ticket(name string) string { return l.beside("", name, ":t", "lethe:t:") }
 
 // TagHeader is the hash {pos, seq} of a tag (or of a key used as a name).
-func (l *Layout) TagHeader(name string) string { return l.beside("lethe:h:", name, "", "lethe:h:") }
+func (l *Layout) TagHeader(name string) string { return l.beside(headerPrefix, name, "", headerPrefix) }
 
 // TagIndex is the hash member -> seq of a tag (or of a key used as a name).
-func (l *Layout) TagIndex(name string) string { return l.beside("lethe:i:", name, "", "lethe:i:") }
+func (l *Layout) TagIndex(name string) string { return l.beside(indexPrefix, name, "", indexPrefix) }
 
 // beside names a key in the slot of name. A name with a hash tag of its own
 // keeps it; any other is made a hash tag. A name whose braces make neither

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -54,7 +53,7 @@ func (s *Store) Walk(ctx context.Context, patterns []string, progress func(scann
 		}
 		// A slot that moved may have moved from a master that was not walked
 		// yet to one that was.
-		if slices.EqualFunc(before, after, func(a, b master) bool { return a.node == b.node && slices.Equal(a.ranges, b.ranges) }) {
+		if sameMasters(before, after) {
 			return nil
 		}
 	}
