@@ -26,6 +26,9 @@ type Page struct {
 	seqs      []string
 }
 
+// Index is the index that the page is of.
+func (p *Page) Index() Index { return Index(p.index) }
+
 // Members enumerates what is registered under a tag, about count at a time
 // (default 512), beginning with cursor 0 and ending when next is 0. A member
 // that was registered before the enumeration began and not pruned since is
@@ -175,7 +178,7 @@ func (s *Store) PrunePages(ctx context.Context, pages ...Page) (gone, removed in
 			at++
 		}
 		if len(args) > 1 {
-			scripts = append(scripts, s.pruneUnit(ctx, Index(p.index), args))
+			scripts = append(scripts, s.pruneUnit(ctx, p.Index(), args))
 		}
 	}
 	if err := s.do(ctx, scripts); err != nil {

@@ -75,6 +75,9 @@ type Config struct {
 	// UnsettledMax is how many batches may wait for sweeps and walks before
 	// the stream waits too.
 	UnsettledMax int
+	// PruneRate is how many keys and members Worker.Prune looks at in a second
+	// on each master; negative: it does nothing.
+	PruneRate int
 	// HeartbeatEvery is the period of the heartbeat, which the owner of
 	// partition 0 sends; it bounds how long a client believes itself live.
 	HeartbeatEvery time.Duration
@@ -110,6 +113,9 @@ func (c Config) withDefaults() Config {
 	}{
 		{&c.BatchMax, BatchMaxDefault}, {&c.SweepBatch, SweepBatchDefault}, {&c.Sweeps, SweepsDefault},
 		{&c.UnsettledMax, UnsettledMaxDefault}, {&c.HistoryBytes, HistoryBytesDefault},
+	}
+	if c.PruneRate == 0 {
+		c.PruneRate = PruneRateDefault
 	}
 	for _, i := range ints {
 		if *i.field <= 0 {

@@ -52,6 +52,11 @@ type Metrics struct {
 	pending       *prometheus.GaugeVec
 	swept         prometheus.Counter
 	walked        prometheus.Counter
+	pruned        prometheus.Counter
+	indexNames    prometheus.Gauge
+	indexMembers  prometheus.Gauge
+	indexBytes    prometheus.Gauge
+	indexGarbage  prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them; nil registers nothing. It
@@ -60,6 +65,9 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
 	m := &Metrics{
 		commitToEvict: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -87,12 +95,27 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"kind"}),
 		swept:  prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_swept_members_total", Help: "Members of purged tags that were invalidated."}),
 		walked: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_walked_keys_total", Help: "Keys of plain classes that walks unlinked."}),
+		pruned: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_index_pruned_total",
+			Help: "Members whose entry was gone and that were removed from the index, by the pruner and behind sweeps."}),
+		indexNames:   gauge("lethe_index_names", "Names with members in the index, as the pruner's last round counted them; 0 where another process prunes."),
+		indexMembers: gauge("lethe_index_members", "Members in the index, the dead included."),
+		indexBytes:   gauge("lethe_index_bytes", "Memory of the index as Redis estimates it, from a sample of the names."),
+		indexGarbage: gauge("lethe_index_garbage_ratio", "Share of the members whose entry was gone when the pruner came to them."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.commitToEvict, m.changes, m.invalidations, m.watermarkLag, m.deadLetters, m.raises, m.oldUnknown,
-			m.newUnknown, m.condUnknown, m.cascades, m.retries, m.nodesLost, m.batchChanges, m.pending, m.swept, m.walked)
+			m.newUnknown, m.condUnknown, m.cascades, m.retries, m.nodesLost, m.batchChanges, m.pending, m.swept, m.walked,
+			m.pruned, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage)
 	}
 	return m
+}
+
+// index sets the gauges of the index after a round of the pruner.
+func (m *Metrics) index(p Pruned) {
+	m.indexNames.Set(float64(p.Names))
+	m.indexMembers.Set(float64(p.Members))
+	m.indexBytes.Set(float64(p.Bytes))
+	m.indexGarbage.Set(p.Ratio())
 }
 
 // ruleObserver counts what matchers have to guess.

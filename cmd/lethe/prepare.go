@@ -258,7 +258,7 @@ func (p *pipeline) prepareLog(ctx context.Context) error {
 func (p *pipeline) prepareWorker() error {
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
-		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN,
+		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, PruneRate: p.pruneRate(),
 		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer,
 	})
 	if err != nil {
@@ -266,6 +266,7 @@ func (p *pipeline) prepareWorker() error {
 	}
 	p.mu.Lock()
 	p.up.worker = worker
+	p.up.services = append(p.up.services, service{"index pruner", worker.Prune})
 	p.mu.Unlock()
 	return nil
 }

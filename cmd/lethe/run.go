@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/lethe-cache/lethe/invalidator"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -70,6 +71,8 @@ second leaves it, to be delivered again at the next start.`,
 	cmd.Flags().StringSliceVar(&names, "roles", []string{"reader", "worker"}, "what this process does: reader, worker")
 	cmd.Flags().Int64Var(&p.settings.WALBudget, "wal-budget", 0,
 		"bytes of WAL that the slot may keep; beyond it the slot is given up and everything cached is forgotten (0: no limit)")
+	cmd.Flags().IntVar(&p.settings.PruneRate, "prune-rate", invalidator.PruneRateDefault,
+		"keys and members that the pruner of the name index looks at in a second on each master (0: none)")
 	return cmd
 }
 

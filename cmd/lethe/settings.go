@@ -46,8 +46,9 @@ type settings struct {
 	KafkaPassword   string
 	KafkaPartitions int
 
-	// WALBudget is a setting of `run`.
+	// WALBudget and PruneRate are settings of `run`.
 	WALBudget int64
+	PruneRate int
 
 	config string
 }
