@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -79,7 +80,37 @@ func fuzz(ctx context.Context, t target, each time.Duration) (output string, err
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
+	if input := stalled(out); err != nil && input != "" && ctx.Err() == nil {
+		again, failed := rerun(ctx, t, input)
+		return string(out) + again, failed
+	}
 	return string(out), err
+}
+
+var written = regexp.MustCompile(`Failing input written to testdata/fuzz/\w+/(\w+)`)
+
+// stalled returns the name of the input that the process is said to have hung
+// or died in, which it also is where the machine stood still for ten seconds.
+func stalled(out []byte) (input string) {
+	if !bytes.Contains(out, []byte("fuzzing process hung or terminated unexpectedly")) {
+		return ""
+	}
+	if m := written.FindSubmatch(out); m != nil {
+		return string(m[1])
+	}
+	return ""
+}
+
+// rerun tries such an input three times by itself. One that fails or hangs
+// does so again; one that passes is forgotten, and the output says so.
+func rerun(ctx context.Context, t target, input string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "test", "-count=3", "-timeout=1m", "-run=^"+t.name+"$/^"+input+"$", "./"+t.dir).CombinedOutput()
+	if err != nil {
+		return string(out), err
+	}
+	return "the input passes by itself: the machine stood still\n", os.Remove(filepath.Join(t.dir, "testdata", "fuzz", t.name, input))
 }
 
 var fuzzFunc = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(\w+ \*testing\.F\)`)
