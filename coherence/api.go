@@ -221,6 +221,26 @@ type Invalidation struct {
 	Plain bool
 	// Group is a small number of the caller's, by which Result counts.
 	Group int
+	// Tell asks for the outcome of this one by itself, in Result.Told. It is
+	// not told of exact entries that go unread (ActionDelete).
+	Tell bool
+}
+
+// Outcome is what became of one entry.
+type Outcome byte
+
+// The outcomes of an invalidation, as Counts has them.
+const (
+	OutcomeAbsent Outcome = iota
+	OutcomeDeleted
+	OutcomeKept
+	OutcomeStale
+)
+
+// Told is the outcome of one invalidation.
+type Told struct {
+	Name    string
+	Outcome Outcome
 }
 
 // Counts are the outcomes of invalidations.
@@ -235,6 +255,9 @@ type Result struct {
 	Counts
 	// Groups are the counts by Invalidation.Group.
 	Groups []Counts
+	// Told are the outcomes that were asked for, in no order. If the batch is
+	// a repeated one, what an earlier attempt deleted is absent.
+	Told []Told
 }
 
 // Purge is the invalidation of everything that is registered under tags.

@@ -82,6 +82,25 @@ func (s *Store) BeginAll(ctx context.Context, reqs []BeginRequest) ([]Begun, err
 	return nil, fmt.Errorf("begin %q: somebody keeps writing values that are no entries", reqs[left[0]].Name)
 }
 
+// Exists reports which keys hold anything: of a plain entry, its value. It
+// blocks for one round trip.
+func (s *Store) Exists(ctx context.Context, names []string) ([]bool, error) {
+	units := make([]unit, len(names))
+	cmds := make([]*redis.IntCmd, len(names))
+	for i := range names {
+		cmds[i] = redis.NewIntCmd(ctx, "exists", names[i])
+		units[i] = unit{key: names[i], cmds: []redis.Cmder{cmds[i]}}
+	}
+	if err := s.do(ctx, units); err != nil {
+		return nil, fmt.Errorf("look for %d keys: %w", len(names), err)
+	}
+	out := make([]bool, len(names))
+	for i, c := range cmds {
+		out[i] = c.Val() > 0
+	}
+	return out, nil
+}
+
 func (s *Store) beginCommand(ctx context.Context, key string, empty []byte) *redis.StringCmd {
 	seconds := int(EmptyLife.Seconds())
 	if s.setGet {

@@ -57,6 +57,7 @@ type tally struct {
 	n     int // keys in the command
 	kind  tallyKind
 	runs  []tally // of a legacy script's reply
+	tell  string  // the name whose outcome is asked for
 }
 
 type tallyKind byte
@@ -66,6 +67,7 @@ const (
 	tallyKept                      // the reply is a letter
 	tallyIgnored                   // counted elsewhere
 	tallyRuns                      // the reply is a list, one for each run
+	tallyThere                     // the reply is whether it was there; counted elsewhere
 )
 
 func (a *application) build() error {
@@ -126,6 +128,7 @@ func (a *application) part(part []Invalidation) {
 	deletes, plains := a.split(part)
 	cells, fields := a.s.raised(part)
 	raise := tableRaise{x: x, cells: cells, fields: fields}
+	a.looks(&u, part)
 	if a.s.legacy {
 		// One script that unlinks, then raises.
 		a.add(&u, a.legacy(&raise, part[0].Name, deletes, plains))
@@ -179,6 +182,16 @@ func (a *application) split(part []Invalidation) (deletes [][]any, plains []plai
 	return deletes, plains
 }
 
+// looks adds the questions for plain entries that are asked for one by one,
+// before they are unlinked.
+func (a *application) looks(u *unit, part []Invalidation) {
+	for i := range part {
+		if inv := &part[i]; inv.Plain && inv.Tell {
+			a.add(u, tally{cmd: redis.NewIntCmd(a.ctx, "exists", &inv.Name), kind: tallyThere, tell: inv.Name})
+		}
+	}
+}
+
 // keeps adds the scripts of entries whose value may stay.
 func (a *application) keeps(u *unit, part []Invalidation) {
 	for i := range part {
@@ -192,7 +205,11 @@ func (a *application) keeps(u *unit, part []Invalidation) {
 		}
 		args := a.s.evalArgs(scriptKeep, a.s.layout.Ticket(inv.Name), []string{inv.Name}, action, inv.X.Append(nil), a.random[:8])
 		a.random = a.random[8:]
-		a.add(u, tally{cmd: redis.NewStringCmd(a.ctx, args...), group: inv.Group, kind: tallyKept})
+		t := tally{cmd: redis.NewStringCmd(a.ctx, args...), group: inv.Group, kind: tallyKept}
+		if inv.Tell {
+			t.tell = inv.Name
+		}
+		a.add(u, t)
 	}
 }
 
@@ -238,16 +255,17 @@ func (a *application) result() (Result, error) {
 			if t.kind == tallyUnlinked {
 				r.Groups[t.group].unlinked(int(c.Val()), t.n)
 			}
+			if t.kind == tallyThere {
+				outcome := OutcomeAbsent
+				if c.Val() > 0 {
+					outcome = OutcomeDeleted
+				}
+				r.Told = append(r.Told, Told{Name: t.tell, Outcome: outcome})
+			}
 		case *redis.StringCmd:
-			switch g := &r.Groups[t.group]; c.Val() {
-			case "A":
-				g.Absent++
-			case "K":
-				g.Kept++
-			case "S":
-				g.Stale++
-			default:
-				g.Deleted++
+			outcome := r.Groups[t.group].script(c.Val())
+			if t.tell != "" {
+				r.Told = append(r.Told, Told{Name: t.tell, Outcome: outcome})
 			}
 		case *redis.SliceCmd:
 			counts := c.Val()
@@ -267,6 +285,23 @@ func (a *application) result() (Result, error) {
 		r.Stale += g.Stale
 	}
 	return r, nil
+}
+
+// script counts the letter of a script.
+func (c *Counts) script(letter string) Outcome {
+	switch letter {
+	case "A":
+		c.Absent++
+		return OutcomeAbsent
+	case "K":
+		c.Kept++
+		return OutcomeKept
+	case "S":
+		c.Stale++
+		return OutcomeStale
+	}
+	c.Deleted++
+	return OutcomeDeleted
 }
 
 // unlinked counts a command on n entries of which had were there. (A plain

@@ -3,6 +3,7 @@ package coherence
 import (
 	"bytes"
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -326,6 +327,49 @@ func TestInvalidateReloadsScripts(t *testing.T) {
 		b.invalidate(Invalidation{Name: k, X: at(100), Action: ActionKeep})
 		if got, _ := b.position(k); got != at(100) {
 			t.Errorf("table says %v, want %v", got, at(100))
+		}
+	})
+}
+
+// The outcome of one entry is told where it is asked for.
+func TestInvalidateTells(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		names := map[string]string{}
+		for _, n := range []string{"kept", "deleted", "absent", "empty", "stale", "plain", "noplain", "untold"} {
+			names[n] = b.name("%s", n)
+		}
+		for _, n := range []string{"kept", "deleted", "stale", "untold"} {
+			b.put(names[n], 100)
+		}
+		b.begin(names["empty"], known(100))
+		if err := b.rdb.Set(t.Context(), names["plain"], "raw", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		batch := []Invalidation{
+			{Name: names["kept"], X: at(50), Action: ActionKeep, Tell: true},
+			{Name: names["deleted"], X: at(150), Action: ActionKeep, Tell: true},
+			{Name: names["absent"], X: at(150), Action: ActionKeep, Tell: true},
+			{Name: names["empty"], X: at(150), Action: ActionKeep, Tell: true},
+			{Name: names["stale"], X: at(150), Action: ActionStale, Tell: true},
+			{Name: names["plain"], X: at(150), Plain: true, Tell: true},
+			{Name: names["noplain"], X: at(150), Plain: true, Tell: true},
+			{Name: names["untold"], X: at(150), Action: ActionKeep},
+		}
+		r := b.invalidate(batch...)
+		got := map[string]Outcome{}
+		for _, told := range r.Told {
+			got[told.Name] = told.Outcome
+		}
+		want := map[string]Outcome{
+			names["kept"]: OutcomeKept, names["deleted"]: OutcomeDeleted, names["absent"]: OutcomeAbsent, names["empty"]: OutcomeAbsent,
+			names["stale"]: OutcomeStale, names["plain"]: OutcomeDeleted, names["noplain"]: OutcomeAbsent,
+		}
+		if !maps.Equal(got, want) || len(r.Told) != len(want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+		if want := (Counts{Deleted: 3, Absent: 3, Kept: 1, Stale: 1}); r.Counts != want {
+			t.Errorf("counts %+v, want %+v", r.Counts, want)
 		}
 	})
 }
