@@ -2,6 +2,7 @@ package invalidator
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -85,7 +86,9 @@ type todo struct {
 // purge is a purge with what becomes of the members.
 type purge struct {
 	coherence.Purge
-	action rules.Action
+	asks rewarmAsks
+	// rewarmed counts the members that were to be filled again.
+	rewarmed int
 }
 
 // plan sorts the targets of the batch: keys into the coalescer, tags into as
@@ -93,9 +96,8 @@ type purge struct {
 func (l *lane) plan() todo {
 	var t todo
 	groups := map[*rules.Rule]int{}
-	var tags map[string]int
+	var tags map[string]uint64
 	classes := map[*rules.Class]int{}
-	byAction := [4]int{-1, -1, -1, -1}
 	for i := range l.targets.List {
 		target := &l.targets.List[i]
 		group, ok := groups[target.Rule]
@@ -107,17 +109,21 @@ func (l *lane) plan() todo {
 		switch target.Kind {
 		case rules.KindKey:
 			action, plain := l.w.variant(target.Class, target.Action)
-			if !l.keys.add(target.Name, target.X, action, plain, group) {
+			wants := l.w.wants(target.Class, target.Action)
+			if wants {
+				l.rewarms.add(target.Class, target.Name, target.X, asksOf(target.Action, target.Rule))
+			}
+			if !l.keys.add(target.Name, target.X, action, plain, group, wants) {
 				l.handles.outcome(t.groups[group], OutcomeCoalesced)
 			}
 		case rules.KindTag:
 			if tags == nil {
-				tags = map[string]int{}
+				tags = map[string]uint64{}
 			}
-			l.addTag(&t, target, tags, &byAction)
+			l.addTag(&t, target, tags)
 			l.handles.outcome(t.groups[group], OutcomePurged)
 		case rules.KindAllTags:
-			p := purge{Purge: coherence.Purge{X: target.X, All: true}, action: target.Action}
+			p := purge{Purge: coherence.Purge{X: target.X, All: true}, asks: asksOf(target.Action, target.Rule)}
 			for _, name := range target.Names {
 				p.Tags = append(p.Tags, string(name))
 			}
@@ -145,6 +151,10 @@ func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Act
 		return coherence.ActionStale, false
 	case w.unstamped():
 		return coherence.ActionDelete, false
+	case class.StaleFor > 0 && w.wants(class, action) && (action == rules.Rewarm || w.cfg.Rewarmer.Chosen(class)):
+		// Readers that accept it are served the old value until the new one is
+		// there; to all others the entry is as good as gone.
+		return coherence.ActionStale, false
 	case action.Rewarms() || class.Rewarmed || class.Keep:
 		return coherence.ActionKeep, false
 	}
@@ -154,16 +164,20 @@ func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Act
 // addTag puts a tag into the purge of its action. One purge has one X, the
 // greatest: a position that is too great refuses a few registrations and
 // standby fills for a moment, and hides no entry for longer than the sweep.
-func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]int, byAction *[4]int) {
-	a := target.Action
-	if byAction[a] < 0 {
-		byAction[a] = len(t.purges)
-		t.purges = append(t.purges, purge{action: a})
+func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]uint64) {
+	asks := asksOf(target.Action, target.Rule)
+	at := slices.IndexFunc(t.purges, func(p purge) bool { return !p.All && p.asks == asks })
+	if at < 0 {
+		at = len(t.purges)
+		t.purges = append(t.purges, purge{asks: asks})
 	}
-	p := &t.purges[byAction[a]]
+	p := &t.purges[at]
 	p.X = p.X.Max(target.X)
-	bit := 1 << a
-	if have := tags[string(target.Name)]; have&bit == 0 {
+	bit := uint64(1) << (at & 63) // more kinds than that: a tag may be swept twice
+	if at > 63 {
+		bit = 0
+	}
+	if have := tags[string(target.Name)]; bit == 0 || have&bit == 0 {
 		name := string(target.Name)
 		tags[name] = have | bit
 		p.Tags = append(p.Tags, name)
@@ -205,8 +219,10 @@ func (l *lane) invalidate(ctx context.Context, t todo, alone bool) (named []stri
 	}
 	l.w.hook("keys")
 	var result coherence.Result
+	attempts := 0
 	err = l.w.retry(ctx, "invalidate", func(ctx context.Context) error {
 		var err error
+		attempts++
 		result, err = l.w.store.Invalidate(ctx, keys)
 		return err
 	})
@@ -225,6 +241,9 @@ func (l *lane) invalidate(ctx context.Context, t todo, alone bool) (named []stri
 		marker = nil
 	}
 	named, l.batch.marked, err = l.w.broadcastKeys(ctx, keys, l.batch.v, &l.names, marker)
+	if err == nil {
+		l.rewarm(result.Told, attempts)
+	}
 	return named, err
 }
 

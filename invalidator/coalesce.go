@@ -42,7 +42,7 @@ func (c *coalescer) reset() {
 
 // add merges an invalidation of name into the batch and reports whether it is
 // the first of its key.
-func (c *coalescer) add(name []byte, x change.Position, action coherence.Action, plain bool, group int) bool {
+func (c *coalescer) add(name []byte, x change.Position, action coherence.Action, plain bool, group int, tell bool) bool {
 	if 2*(len(c.list)+1) > len(c.slots) {
 		c.grow()
 	}
@@ -57,9 +57,10 @@ func (c *coalescer) add(name []byte, x change.Position, action coherence.Action,
 		have.X = have.X.Max(x)
 		have.Action = max(have.Action, action)
 		have.Plain = have.Plain || plain
+		have.Tell = have.Tell || tell
 		return false
 	}
-	c.list = append(c.list, coherence.Invalidation{Name: s, X: x, Action: action, Plain: plain, Group: group})
+	c.list = append(c.list, coherence.Invalidation{Name: s, X: x, Action: action, Plain: plain, Group: group, Tell: tell})
 	c.slots[at] = uint32(len(c.list))
 	return true
 }

@@ -17,6 +17,7 @@ import (
 const (
 	BatchMaxDefault       = 4096
 	SweepBatchDefault     = 1000
+	SweepRewarmsDefault   = 10_000
 	SweepsDefault         = 4
 	UnsettledMaxDefault   = 256
 	HeartbeatEveryDefault = 100 * time.Millisecond
@@ -66,12 +67,17 @@ type Config struct {
 	Logger   *slog.Logger
 	Metrics  *Metrics
 	Observer Observer
+	// Rewarmer fills entries again; nil forgets them only.
+	Rewarmer Rewarmer
 
 	// BatchMax is the most changes that are fetched at once (about).
 	BatchMax int
 	// SweepBatch is the most members of a tag that are invalidated in one
 	// call, Sweeps how many sweeps and walks of a process run at a time.
 	SweepBatch, Sweeps int
+	// SweepRewarms is how many members of one purge are filled again at most;
+	// the others are forgotten.
+	SweepRewarms int
 	// UnsettledMax is how many batches may wait for sweeps and walks before
 	// the stream waits too.
 	UnsettledMax int
@@ -111,7 +117,7 @@ func (c Config) withDefaults() Config {
 		field *int
 		value int
 	}{
-		{&c.BatchMax, BatchMaxDefault}, {&c.SweepBatch, SweepBatchDefault}, {&c.Sweeps, SweepsDefault},
+		{&c.BatchMax, BatchMaxDefault}, {&c.SweepBatch, SweepBatchDefault}, {&c.SweepRewarms, SweepRewarmsDefault}, {&c.Sweeps, SweepsDefault},
 		{&c.UnsettledMax, UnsettledMaxDefault}, {&c.HistoryBytes, HistoryBytesDefault},
 	}
 	if c.PruneRate == 0 {

@@ -34,6 +34,7 @@ type lane struct {
 	targets rules.Targets
 	ends    []changeEnd
 	keys    *coalescer
+	rewarms rewarms
 	names   []string
 	batch   batch
 

@@ -17,7 +17,7 @@ func TestCoalescer(t *testing.T) {
 	c := newCoalescer()
 	for round := range 3 {
 		for i := range 500 {
-			if !c.add(fmt.Appendf(nil, "key:%d", i), at(10), coherence.ActionStale, false, 1) {
+			if !c.add(fmt.Appendf(nil, "key:%d", i), at(10), coherence.ActionStale, false, 1, false) {
 				t.Fatalf("round %d: key:%d is not the first", round, i)
 			}
 		}
@@ -31,7 +31,7 @@ func TestCoalescer(t *testing.T) {
 			{20, coherence.ActionStale, false, coherence.Invalidation{X: at(20), Action: coherence.ActionKeep}},
 			{15, coherence.ActionDelete, true, coherence.Invalidation{X: at(20), Action: coherence.ActionDelete, Plain: true}},
 		} {
-			if c.add([]byte("key:77"), at(step.x), step.action, step.plain, 2) {
+			if c.add([]byte("key:77"), at(step.x), step.action, step.plain, 2, false) {
 				t.Fatal("a duplicate counts as the first")
 			}
 			step.want.Name, step.want.Group = "key:77", 1
@@ -54,7 +54,7 @@ func TestCoalescerAllocatesNothing(t *testing.T) {
 	}
 	fill := func() {
 		for _, n := range names {
-			c.add(n, at(1), coherence.ActionDelete, false, 0)
+			c.add(n, at(1), coherence.ActionDelete, false, 0, false)
 		}
 		c.reset()
 	}

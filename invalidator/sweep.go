@@ -25,7 +25,7 @@ func (l *lane) named(purges []purge, classes []string) []purge {
 	for _, n := range classes {
 		named[n] = struct{}{}
 	}
-	p := purge{action: rules.Delete}
+	p := purge{asks: rewarmAsks{action: rules.Delete}}
 	for i := range l.keys.list {
 		k := &l.keys.list[i]
 		class := l.rules.Plan.ClassOf([]byte(k.Name))
@@ -67,8 +67,8 @@ func (l *lane) sweepBeside(ctx context.Context, purges []purge, v change.Positio
 		ctx := l.ctx
 		defer func() { <-l.w.sweeps }()
 		defer gauge.Dec()
-		for _, p := range purges {
-			if err := s.sweep(ctx, p); err != nil {
+		for i := range purges {
+			if err := s.sweep(ctx, &purges[i]); err != nil {
 				return // ctx ended: never done, so delivered again
 			}
 		}
@@ -84,15 +84,19 @@ type sweeper struct {
 	rules *Rules
 	v     change.Position
 
-	batch []coherence.Invalidation
-	names []string
+	batch   []coherence.Invalidation
+	names   []string
+	rewarms rewarms
+	// attempts at the purge, this one included.
+	attempts int
 }
 
 // sweep enumerates the members, invalidates each, and only then lets readers
 // take values of the tag for hits again. After a node that lost writes was
 // redone it begins again with the raise of the table.
-func (s *sweeper) sweep(ctx context.Context, p purge) error {
+func (s *sweeper) sweep(ctx context.Context, p *purge) error {
 	first := true
+	s.attempts = 0
 	return s.w.retry(ctx, "sweep", func(ctx context.Context) error {
 		if !first {
 			if err := s.w.store.OpenPurge(ctx, p.Purge, s.v); err != nil {
@@ -100,6 +104,8 @@ func (s *sweeper) sweep(ctx context.Context, p purge) error {
 			}
 		}
 		first = false
+		s.attempts++
+		p.rewarmed = 0 // from the beginning
 		tags := p.Tags
 		if p.All {
 			tags = tags[:min(1, len(tags))] // the others' members are looked up
@@ -114,7 +120,7 @@ func (s *sweeper) sweep(ctx context.Context, p purge) error {
 	})
 }
 
-func (s *sweeper) members(ctx context.Context, p purge, tag string) error {
+func (s *sweeper) members(ctx context.Context, p *purge, tag string) error {
 	for cursor := uint64(0); ; {
 		s.w.hook("members")
 		members, next, err := s.w.store.Members(ctx, tag, cursor, s.w.cfg.SweepBatch)
@@ -159,17 +165,19 @@ func (s *sweeper) intersect(ctx context.Context, members, tags []string) ([]stri
 
 // invalidate empties some members. Plain ones are told by name too: their
 // values carry no tags, so an L1 that holds one learns nothing from the purge.
-func (s *sweeper) invalidate(ctx context.Context, p purge, members []string) error {
+func (s *sweeper) invalidate(ctx context.Context, p *purge, members []string) error {
 	if len(members) == 0 {
 		return nil
 	}
 	s.batch = s.batch[:0]
 	for _, m := range members {
 		class := s.rules.Plan.ClassOf([]byte(m))
-		action, isPlain := s.w.variant(class, p.action)
-		s.batch = append(s.batch, coherence.Invalidation{Name: m, X: p.X, Action: action, Plain: isPlain})
+		asked, tell := s.action(ctx, p, class, m)
+		action, isPlain := s.w.variant(class, asked)
+		s.batch = append(s.batch, coherence.Invalidation{Name: m, X: p.X, Action: action, Plain: isPlain, Tell: tell})
 	}
-	if _, err := s.w.store.Invalidate(ctx, s.batch); err != nil {
+	result, err := s.w.store.Invalidate(ctx, s.batch)
+	if err != nil {
 		return err
 	}
 	s.w.metrics.swept.Add(float64(len(members)))
@@ -179,8 +187,13 @@ func (s *sweeper) invalidate(ctx context.Context, p purge, members []string) err
 			plain = append(plain, k)
 		}
 	}
-	_, _, err := s.w.broadcastKeys(ctx, plain, s.v, &s.names, nil)
-	return err
+	if _, _, err = s.w.broadcastKeys(ctx, plain, s.v, &s.names, nil); err != nil {
+		return err
+	}
+	if list := s.rewarms.take(result.Told, s.attempts); len(list) > 0 {
+		s.w.cfg.Rewarmer.Rewarm(list)
+	}
+	return nil
 }
 
 // prune forgets members that are gone. It is housekeeping: nothing waits for it

@@ -62,6 +62,14 @@ func (c *Class) Unversioned(name []byte) []byte {
 	return name[:at]
 }
 
+// VersionName is the name under which version n of an entry's value is kept.
+func (c *Class) VersionName(name string, n int) string {
+	if n <= 1 {
+		return name
+	}
+	return string(appendVersion([]byte(name), n))
+}
+
 // localName takes the namespace off a full name.
 func localName(namespace string, name []byte) ([]byte, bool) {
 	if namespace == "" {
