@@ -43,6 +43,7 @@ func (s *Set) Check(schema Schema) Findings {
 		}
 	}
 	c.keyTypes()
+	c.warmStatements()
 	l.tenants(func(table string) bool {
 		t := schema.Table(table)
 		return t != nil && t.Column(s.Policy.Tenant) != nil

@@ -19,6 +19,7 @@ const (
 	CodeNamespace    = "L014" // a namespace that may not be used
 	CodeInclude      = "L015" // a file that can not be included
 	CodeEnvironment  = "L016" // a variable that can not be expanded
+	CodeStatement    = "L018" // a statement that the database does not take
 	CodeFits         = "L019" // a path or filter that the column's type does not have
 
 	CodeHiddenOld     = "L020" // the replica identity hides an old value that a name needs
@@ -31,7 +32,7 @@ const (
 	CodeCycle         = "L027" // dependencies in a circle
 	CodeSeparator     = "L028" // different values may build one name
 	CodeNoClass       = "L029" // a key without a class
-	CodeWarm          = "L030" // warm: this version does not warm
+	CodeNoLoader      = "L030" // entries to be filled whose class has no loader
 	CodeRewarm        = "L031" // rewarm of what nothing can load
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
@@ -43,4 +44,6 @@ const (
 	CodeNoNamespace    = "L043" // a set without namespace
 	CodeSecret         = "L044" // a column that looks secret in a name or a value
 	CodeNeverForgotten = "L045" // values that live long, and no rule
+	CodeNeverWarmed    = "L047" // a warm-up that nothing starts
+	CodeWarmType       = "L048" // a warm-up whose column prints otherwise than the keys of rules
 )

@@ -45,8 +45,18 @@ func testSchema() rules.Schema {
 		}
 		return t
 	}
+	described := map[string]rules.StatementInfo{}
+	for sql, info := range map[string]rules.StatementInfo{
+		"SELECT id::numeric FROM products":      {Columns: []rules.ColumnInfo{column("id", 1700, "numeric")}},
+		"SELECT id AS product_id FROM products": {Columns: []rules.ColumnInfo{column("product_id", 20, "bigint")}},
+		"SELECT ident FROM products":            {Columns: []rules.ColumnInfo{column("ident", 20, "bigint")}},
+		"SELECT nothing\nFROM nowhere\n":        {Error: `relation "nowhere" does not exist`},
+	} {
+		described[(&rules.Warm{SQL: sql}).Statement(0)] = info
+	}
 	return rules.Schema{
-		Names: []string{"public.products", "public.orders", "pg_catalog.pg_class"},
+		Statements: described,
+		Names:      []string{"public.products", "public.orders", "pg_catalog.pg_class"},
 		Tables: []rules.TableInfo{
 			key(rules.TableInfo{Name: "products", Columns: []rules.ColumnInfo{id, column("name", 25, "text"), column("price", 1700, "numeric(12,2)"), column("slug", 25, "text"),
 				column("category_id", 20, "bigint"), column("updated_at", 1184, "timestamp with time zone"), nullable, generated}}),
@@ -156,8 +166,8 @@ func TestFindings(t *testing.T) {
 	for _, c := range []string{rules.CodeSyntax, rules.CodeUnknownField, rules.CodeMissing, rules.CodeValue, rules.CodeDuplicate, rules.CodeUnsupported,
 		rules.CodeTemplate, rules.CodeCondition, rules.CodeTable, rules.CodeColumn, rules.CodeClass, rules.CodeNoIdentity, rules.CodeLimit, rules.CodeNamespace, rules.CodeFits,
 		rules.CodeHiddenOld, rules.CodeChangedHidden, rules.CodeToast, rules.CodeUnlogged, rules.CodePartition, rules.CodeForeignKey, rules.CodeKeyColumns,
-		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeWarm, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect,
-		rules.CodeInclude, rules.CodeEnvironment, rules.CodeIncludeNone, rules.CodePolicyName, rules.CodeTenant, rules.CodeNoNamespace, rules.CodeSecret, rules.CodeNeverForgotten} {
+		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeNoLoader, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect,
+		rules.CodeInclude, rules.CodeEnvironment, rules.CodeIncludeNone, rules.CodePolicyName, rules.CodeTenant, rules.CodeStatement, rules.CodeNeverWarmed, rules.CodeWarmType, rules.CodeNoNamespace, rules.CodeSecret, rules.CodeNeverForgotten} {
 		if !codes[c] {
 			t.Errorf("no file in testdata brings about %s", c)
 		}

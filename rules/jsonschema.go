@@ -62,6 +62,10 @@ func aDuration() jsonSchema {
 	return orVariable(jsonSchema{"type": "string", "minLength": 2, "pattern": `^\+?([0-9]{1,5}d)?(([0-9]+[.]?[0-9]*|[.][0-9]+)(ns|us|µs|μs|ms|s|m|h))*$`})
 }
 
+func clock() jsonSchema {
+	return jsonSchema{"type": "string", "pattern": timeOfDay.String() + "|" + expansion}
+}
+
 func trueOrFalse() jsonSchema { return orVariable(jsonSchema{"type": "boolean"}) }
 
 func oneOf(of ...string) jsonSchema { return orVariable(jsonSchema{"enum": of}) }
@@ -99,6 +103,7 @@ func grammar() map[string]jsonSchema {
 	entry["key"] = describe("Template of the keys: product:{id}.", anyText())
 	entry["load"] = optional(refTo("load"))
 	entry["tags"] = describe("Names that a value depends on, rendered from the loaded row.", textOrTexts())
+	entry["prefetch"] = describe("Names of other entries that are warmed with one that is hot or filled again, of the placeholders of the key.", textOrTexts())
 	entry["keep"] = describe("An invalidation that the value already reflects keeps it.", trueOrFalse())
 	entry["stale_for"] = describe("How long readers may be served the old value while the entry is rewarmed.", aDuration())
 	entry["description"] = describe("What is cached, and why.", optional(anyText()))
@@ -143,8 +148,10 @@ func grammar() map[string]jsonSchema {
 			"key":    describe("A regular expression that every key and tag must match, without the namespace.", optional(anyText())),
 			"tenant": describe("A column: the keys of a table that has it must have it too.", optional(jsonSchema{"type": []string{"string", "number", "boolean"}, "minLength": 1, "maxLength": 63})),
 		}),
-		"entry":   mappingOf("A class of cache entries.", entry, "key"),
-		"load":    mappingOf("How Lethe reads values of the class, many at once.", jsonSchema{"sql": describe("A SELECT by the arrays @name, one for each placeholder of the key: WHERE id = ANY(@id).", anyText())}, "sql"),
+		"entry": mappingOf("A class of cache entries.", entry, "key"),
+		"load": mappingOf("How Lethe reads values of the class, many at once: sql or http.", jsonSchema{
+			"sql":  describe("A SELECT by the arrays @name, one for each placeholder of the key: WHERE id = ANY(@id).", optional(anyText())),
+			"http": optional(refTo("http"))}),
 		"rule":    mappingOf("Which changes of a table matter, and what they invalidate.", rule, "name", "table"),
 		"tags":    mappingOf("all: entries that carry each of them; any: those that carry one.", jsonSchema{"all": textOrTexts(), "any": textOrTexts()}),
 		"cascade": mappingOf("How far dependencies are followed.", jsonSchema{"depth": orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": CascadeDepthMax})}, "depth"),
@@ -152,9 +159,23 @@ func grammar() map[string]jsonSchema {
 			"of": describe("Template: user:{id}.", anyText()), "also": describe("Templates of the placeholders of the first.", textOrTexts())}, "of", "also"),
 		"warm": mappingOf("Entries to be filled before they are asked for.", jsonSchema{
 			"entry": describe("The entry's name.", anyText()), "sql": describe("A SELECT of the placeholders of its key.", anyText()),
-			"on_start": trueOrFalse(), "every": aDuration(), "limit": orVariable(jsonSchema{"type": "integer", "minimum": 1, "maximum": 1<<31 - 1})}, "entry", "sql"),
+			"on_start": describe("Run it before the process is ready.", trueOrFalse()),
+			"every":    describe("Time between runs, 1s to 31d.", aDuration()),
+			"cron":     describe("Minute, hour, day of month, month, day of week.", optional(jsonSchema{"type": "string"})),
+			"at":       describe("Times of day: 03:00.", orVariable(jsonSchema{"anyOf": []jsonSchema{clock(), {"type": "array", "items": clock()}}})),
+			"tz":       describe("Time zone of cron and at, such as Europe/Berlin. Default: UTC.", optional(jsonSchema{"type": "string", "minLength": 1})),
+			"limit":    describe("Greatest number of rows of a run.", orVariable(jsonSchema{"type": "integer", "minimum": 1, "maximum": 1<<31 - 1})),
+			"deadline": describe("Longest time of a run, 1s to 24h. Default: 10m.", aDuration()),
+			"priority": describe("0 to 100, the highest first. Default: 50.", orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": WarmPriorityMax}))}, "entry", "sql"),
+		"http": mappingOf("A POST of a list of keys to the application, signed.", jsonSchema{
+			"url":        describe("https, or http to this machine.", jsonSchema{"type": "string", "pattern": "^https?://|" + expansion}),
+			"secret_env": describe("The environment variable that holds the secret.", jsonSchema{"type": "string", "pattern": envName.String() + "|" + expansion}),
+			"timeout":    describe("Bound of one request. Default: 5s.", aDuration()),
+			"batch":      describe("Greatest number of keys of a request. Default: 100.", orVariable(jsonSchema{"type": "integer", "minimum": 1, "maximum": HTTPBatchMax})),
+			"insecure":   describe("Permit http to other machines.", trueOrFalse())}, "url", "secret_env"),
 	}
 	defs["rule"]["anyOf"] = []jsonSchema{{"required": []string{"keys"}}, {"required": []string{"tags"}}}
+	defs["load"]["oneOf"] = []jsonSchema{{"required": []string{"sql"}}, {"required": []string{"http"}}}
 	defs["tags"]["minProperties"], defs["tags"]["maxProperties"] = 1, 1
 	return defs
 }

@@ -16,7 +16,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 	parser := map[string][]string{
 		"file": topFields, "defaults": defaultsFields, "defaults.entries": entryDefaultFields, "defaults.rules": ruleDefaultFields,
 		"lint": lintFields, "entry": entryFields, "load": loadFields, "rule": ruleFields, "tags": tagsFields,
-		"cascade": cascadeFields, "dependency": dependencyFields, "warm": warmFields,
+		"cascade": cascadeFields, "dependency": dependencyFields, "warm": warmFields, "http": httpFields,
 	}
 	defs := grammar()
 	if got, want := slices.Sorted(maps.Keys(defs)), slices.Sorted(maps.Keys(parser)); !slices.Equal(got, want) {
@@ -34,7 +34,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 // another list would be a mapping that the schema does not know.
 func TestSchemaKnowsEveryMapping(t *testing.T) {
 	t.Parallel()
-	lists := []string{"topFields", "defaultsFields", "known", "lintFields", "entryFields", "loadFields", "ruleFields",
+	lists := []string{"topFields", "defaultsFields", "known", "lintFields", "entryFields", "loadFields", "httpFields", "ruleFields",
 		"tagsFields", "cascadeFields", "dependencyFields", "warmFields", "nil"}
 	call := regexp.MustCompile(`\.mapping\(\w+, [^,]+, ([^,]+),`)
 	files, err := filepath.Glob("*.go")

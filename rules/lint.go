@@ -54,6 +54,7 @@ func (l *linter) offline() {
 	l.names()
 	l.secretNames()
 	l.forgotten()
+	l.warms()
 }
 
 // rewarm finds keys that the rule rewarms and nothing can load. What a tag or

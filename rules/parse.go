@@ -280,13 +280,22 @@ func (b *builder) link() {
 	}
 	for _, w := range s.Warm {
 		b.d.subject = subject{entry: w.Entry}
-		b.d.add(Warning, CodeWarm, w.pos, "nothing has to be done: entries are filled when they are first asked for",
-			"warm: this version does not warm entries; the declaration is kept for one that does")
-		b.d.subject = subject{}
 		if s.Class(w.Entry) == nil {
 			b.d.errorf(CodeClass, w.pos, "warm: there is no entry %q%s", w.Entry, suggest(w.Entry, s.classNames()))
 		}
 	}
+	for _, c := range s.Entries {
+		b.d.subject = subject{entry: c.Name}
+		for _, t := range c.Prefetch {
+			switch t.Class = s.index.byShape(t); t.Class {
+			case nil:
+				b.d.errorf(CodeClass, t.pos, "prefetch: no entry has a key of the form %q: only entries can be filled", t)
+			case c:
+				b.d.errorf(CodeValue, t.pos, "prefetch: %q is the entry's own key", t)
+			}
+		}
+	}
+	b.d.subject = subject{}
 }
 
 func (s *Set) classNames() []string {

@@ -12,9 +12,9 @@ import (
 
 var (
 	entryFields = []string{"key", "ttl", "negative_ttl", "max_stale", "load", "tags", "mode", "keep", "stale_for",
-		"versions", "max_value", "l1", "owner", "description"}
-	loadFields = []string{"sql"}
-	entryLater = []string{"prefetch", "tenant"}
+		"versions", "max_value", "l1", "prefetch", "owner", "description"}
+	loadFields = []string{"sql", "http"}
+	entryLater = []string{"tenant"}
 	className  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 )
 
@@ -64,6 +64,9 @@ func (b *builder) entry(name string, key, n *yaml.Node) {
 	}
 	if v := f.value("load"); v != nil {
 		b.load(v, c)
+	}
+	if v := f.value("prefetch"); v != nil {
+		b.prefetch(v, c)
 	}
 	for _, o := range b.set.Entries {
 		if o.Key.shape() == c.Key.shape() {
@@ -178,8 +181,17 @@ var param = regexp.MustCompile(`'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|(?s:/\*.*
 
 func (b *builder) load(n *yaml.Node, c *Class) {
 	d := b.d
-	f, ok := d.mapping(n, "load", loadFields, []string{"http", "go", "rate", "concurrency", "batch", "timeout"})
+	f, ok := d.mapping(n, "load", loadFields, []string{"go", "rate", "concurrency", "batch", "timeout"})
 	if !ok {
+		return
+	}
+	if h := f.value("http"); h != nil {
+		if f.value("sql") != nil {
+			d.errorf(CodeValue, f.place("http"), "load takes sql or http, not both")
+		}
+		if loader := b.httpLoader(h); loader != nil {
+			c.Load = &Loader{HTTP: loader, pos: d.place(h)}
+		}
 		return
 	}
 	sqlNode := f.required("sql")

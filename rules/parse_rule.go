@@ -12,7 +12,6 @@ var (
 	tagsFields       = []string{"all", "any"}
 	cascadeFields    = []string{"depth"}
 	dependencyFields = []string{"of", "also"}
-	warmFields       = []string{"entry", "sql", "on_start", "every", "limit"}
 
 	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
 	ruleLater  = []string{"lookup", "at"}
@@ -322,23 +321,4 @@ func (b *builder) dependency(n *yaml.Node) {
 		}
 	}
 	b.set.Dependencies = append(b.set.Dependencies, dep)
-}
-
-func (b *builder) warm(n *yaml.Node) {
-	d := b.d
-	f, ok := d.mapping(n, "warm", warmFields, []string{"cron", "at", "deadline", "prefetch"})
-	if !ok {
-		return
-	}
-	w := &Warm{pos: d.place(n), OnStart: f.boolean("on_start", false), Every: f.duration("every")}
-	f.integer("limit", 1, 1<<31-1)
-	if f.required("entry") != nil {
-		w.Entry, _ = f.text("entry")
-	}
-	if f.required("sql") != nil {
-		w.SQL, _ = f.text("sql")
-	}
-	if w.Entry != "" {
-		b.set.Warm = append(b.set.Warm, w)
-	}
 }

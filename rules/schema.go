@@ -10,6 +10,17 @@ type Schema struct {
 	Names []string
 	// ForeignKeys that point at, or from, the tables above.
 	ForeignKeys []ForeignKey
+	// Statements say of Set.Statements, by their text, what they return. What
+	// is not among them is not checked.
+	Statements map[string]StatementInfo
+}
+
+// StatementInfo is what the database says of a query before it runs.
+type StatementInfo struct {
+	// Error is why it can not run, "" if it can.
+	Error string
+	// Columns of its rows: Name, Type and TypeName.
+	Columns []ColumnInfo
 }
 
 // TableInfo describes one table.

@@ -95,7 +95,7 @@ func (l *linter) secretNames() {
 		}
 	}
 	for _, c := range l.set.Entries {
-		look(subject{entry: c.Name}, append([]*Template{c.Key}, c.Tags...)...)
+		look(subject{entry: c.Name}, slices.Concat([]*Template{c.Key}, c.Tags, c.Prefetch)...)
 		if c.Load == nil {
 			continue
 		}

@@ -42,7 +42,7 @@ type Set struct {
 	Rules []*Rule
 	// Dependencies are the static edges of the cascade.
 	Dependencies []*Dependency
-	// Warm is accepted and kept; this version does not warm.
+	// Warm are the warm-ups, in the order of the file.
 	Warm []*Warm
 	// Policy is what the block `lint` asks of names.
 	Policy Policy
@@ -86,6 +86,10 @@ type Class struct {
 	L1 bool
 	// Load is how Lethe itself reads values of the class, nil if it can not.
 	Load *Loader
+	// Prefetch are names that are warmed with an entry of this class when it is
+	// hot or filled again, of the placeholders of its key. One step: what is
+	// prefetched prefetches nothing.
+	Prefetch []*Template
 
 	Owner, Description string
 
@@ -121,8 +125,11 @@ func (m Mode) String() string {
 
 // Loader is how values of a class are read, many at once.
 type Loader struct {
-	// SQL selects by the arrays @name, one for each placeholder of the key.
+	// SQL selects by the arrays @name, one for each placeholder of the key; ""
+	// if HTTP is set.
 	SQL string
+	// HTTP asks the application instead; nil without.
+	HTTP *HTTPLoader
 	// Params are the placeholders of the key that the statement names, in
 	// the order of their first use.
 	Params []string
@@ -289,16 +296,6 @@ type TagSet struct {
 type Dependency struct {
 	Of   *Template
 	Also []*Template
-
-	pos place
-}
-
-// Warm is a declared warm-up. It is accepted, but this version does not warm.
-type Warm struct {
-	Entry   string
-	SQL     string
-	OnStart bool
-	Every   time.Duration
 
 	pos place
 }

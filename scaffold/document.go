@@ -100,7 +100,9 @@ func (d *document) class(c *rules.Class) {
 	if len(c.Tags) > 0 {
 		d.line("- Carries the tags %s", codes(c.Tags))
 	}
-	if c.Load != nil {
+	if c.Load != nil && c.Load.HTTP != nil {
+		d.line("- Loaded by asking the application at %s", code(c.Load.HTTP.URL))
+	} else if c.Load != nil {
 		d.line("- Loaded by")
 		d.line("")
 		d.line("  ```sql")
@@ -111,7 +113,41 @@ func (d *document) class(c *rules.Class) {
 	} else {
 		d.line("- Loaded by the application; warm-up and audit leave it out")
 	}
+	d.warmed(c)
 	d.invalidated(c)
+}
+
+// warmed says when entries of a class are filled before they are asked for.
+func (d *document) warmed(c *rules.Class) {
+	for _, w := range d.set.Warm {
+		if w.Entry != c.Name {
+			continue
+		}
+		var when []string
+		if w.OnStart {
+			when = append(when, "at the start")
+		}
+		if w.Every > 0 {
+			when = append(when, "every "+duration(w.Every))
+		}
+		if w.Cron != "" {
+			when = append(when, fmt.Sprintf("at %s (%s)", code(w.Cron), w.Zone))
+		}
+		if len(w.At) > 0 {
+			when = append(when, fmt.Sprintf("at %s (%s)", strings.Join(w.At, ", "), w.Zone))
+		}
+		if len(when) == 0 {
+			when = append(when, "by `lethe warm` only")
+		}
+		line := "- Filled " + strings.Join(when, ", ")
+		if w.Limit > 0 {
+			line += fmt.Sprintf(", %d entries at most", w.Limit)
+		}
+		d.line("%s, for %s at most", line, duration(w.Deadline))
+	}
+	if len(c.Prefetch) > 0 {
+		d.line("- With it, %s are filled", codes(c.Prefetch))
+	}
 }
 
 // invalidated lists the rules that reach a class, by its key, by its tags or by

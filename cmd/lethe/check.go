@@ -8,8 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/lethe-cache/lethe/cdc"
-	"github.com/lethe-cache/lethe/cdc/catalog"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/rules"
 )
@@ -124,11 +122,11 @@ func (p *program) liveSchema(ctx context.Context, set *rules.Set) (schema rules.
 	}
 	defer d.close()
 	err = d.withConn(ctx, func(conn *pgx.Conn) error {
-		schema, err = catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
+		schema, err = readSchema(ctx, conn, set)
 		return err
 	})
 	if err != nil {
-		return schema, cdc.Classify("read the live schema", err)
+		return schema, err
 	}
 	return schema, nil
 }

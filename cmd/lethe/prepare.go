@@ -13,7 +13,6 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/lethe-cache/lethe/cdc"
-	"github.com/lethe-cache/lethe/cdc/catalog"
 	"github.com/lethe-cache/lethe/cdc/publication"
 	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/coherence"
@@ -149,9 +148,9 @@ func (p *pipeline) prepareDatabase(ctx context.Context) error {
 			p.log.Warn("a migration may not be applied by this role", "lost", lost)
 		}
 		set := p.rules.Load().set
-		schema, err := catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
+		schema, err := readSchema(ctx, conn, set)
 		if err != nil {
-			return cdc.Classify("read the live schema", err)
+			return err
 		}
 		findings := set.Check(schema)
 		for _, f := range findings.Warnings() {

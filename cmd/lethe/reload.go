@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lethe-cache/lethe/cdc"
-	"github.com/lethe-cache/lethe/cdc/catalog"
 	"github.com/lethe-cache/lethe/invalidator"
 	"github.com/lethe-cache/lethe/rules"
 )
@@ -181,11 +180,11 @@ func (p *pipeline) loadNext(ctx context.Context, before *rules.Set) (*ruleset, e
 	}
 	var schema rules.Schema
 	err = p.up.database.withConn(ctx, func(conn *pgx.Conn) (err error) {
-		schema, err = catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
+		schema, err = readSchema(ctx, conn, set)
 		return err
 	})
 	if err != nil {
-		return nil, cdc.Classify("read the live schema", err)
+		return nil, err
 	}
 	findings := set.Check(schema)
 	for _, f := range findings.Warnings() {
