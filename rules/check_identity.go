@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lethe-cache/lethe/change"
@@ -176,12 +177,24 @@ func covers(columns, need []string) bool {
 	return !slices.ContainsFunc(need, func(n string) bool { return !slices.Contains(columns, n) })
 }
 
-// indexable keeps types without a default btree class out of a proposed index,
-// and those whose values are large as a rule: an index row has room for 2,704
-// bytes, and an insert of more would fail.
+// indexable keeps out of a proposed index what may not fit: an index row has
+// room for 2,704 bytes, and from then on the application's own inserts of longer
+// values would fail. Types without a default btree class are among these.
 func indexable(col *ColumnInfo) bool {
-	return col.Type != oidJSON && col.Type != oidJSONB && col.TypeName != "xml" && !strings.HasSuffix(col.TypeName, "[]")
+	switch col.Type {
+	case oidNumeric, oidInet, oidCIDR:
+		return true
+	case oidVarchar, oidChar:
+		_, bound, _ := strings.Cut(strings.TrimSuffix(col.TypeName, ")"), "(")
+		n, err := strconv.Atoi(bound)
+		return err == nil && n <= indexedChars
+	}
+	return !col.Toastable
 }
+
+// indexedChars is how many characters a column of a proposed index may have, of
+// up to four bytes each: two such columns and a key fit.
+const indexedChars = 300
 
 func quoteTable(t *TableInfo) string { return quoteIdent(t.Schema) + "." + quoteIdent(t.Name) }
 

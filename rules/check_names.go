@@ -12,6 +12,7 @@ import (
 const (
 	oidOID, oidUUID, oidDate, oidTime = 26, 2950, 1082, 1083
 	oidText, oidVarchar, oidChar      = 25, 1043, 1042
+	oidInet, oidCIDR                  = 869, 650
 )
 
 // printKind groups types that print equal values equally.
