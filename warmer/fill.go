@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/rules"
 )
@@ -30,25 +30,15 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics, nil counts into nothing.
 	Metrics *Metrics
-}
-
-// Metrics count fills. Safe for concurrent use.
-type Metrics struct{ fills *prometheus.CounterVec }
-
-// NewMetrics makes the metrics and registers them; nil registers nothing.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
-	m := &Metrics{fills: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "lethe_fills_total", Help: "Values offered to the cache, by what became of them.",
-	}, []string{"class", "result", "reason"})}
-	if reg != nil {
-		reg.MustRegister(m.fills)
-	}
-	return m
+	// Limiter bounds the loads, of this Warmer and of whoever else shares it;
+	// nil does not.
+	Limiter *Limiter
 }
 
 // Warmer fills entries by the protocol. It is safe for concurrent use.
 type Warmer struct {
-	cfg Config
+	cfg    Config
+	leases leases
 }
 
 // New makes a Warmer.
@@ -72,7 +62,7 @@ func New(cfg Config) (*Warmer, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
-	return &Warmer{cfg: cfg}, nil
+	return &Warmer{cfg: cfg, leases: newLeases()}, nil
 }
 
 // Options say which entries Fill leaves alone. The zero Options load and store
@@ -82,6 +72,8 @@ type Options struct {
 	// they are. Of plain entries nothing is known but their ticket: they are
 	// always loaded.
 	IfAbsent bool
+	// Priority says whose loads go first; the zero Priority is PriorityWarm.
+	Priority Priority
 }
 
 // Result counts what became of the names.
@@ -118,9 +110,11 @@ func (r *Result) refuse(reason string, n int) {
 }
 
 // Fill loads entries of a class by their full names and stores them: BEGIN,
-// LOAD on the primary, REGISTER under the tags of the row, FILL. It blocks until
-// all of them are dealt with; several loads run at a time. The same line of
-// JSON is stored for every version of the class's values.
+// LOAD, REGISTER under the tags of the row, FILL. It blocks until all of them
+// are dealt with; several loads run at a time, as fast as the Limiter lets them.
+// They are read from the Loader's standby if it has one; what that may not fill,
+// being too far behind, from the primary. The same line of JSON is stored for
+// every version of the class's values.
 //
 // A refusal is no error. An error (Redis or the database away, another source,
 // a statement that fails) leaves the names that were not reached as they were.
@@ -140,7 +134,7 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 	for start := 0; start < len(names) && gctx.Err() == nil; start += w.cfg.Loader.cfg.Batch {
 		batch := names[start:min(start+w.cfg.Loader.cfg.Batch, len(names))]
 		g.Go(func() error {
-			r, err := w.fill(gctx, plan.Set(), c, batch, o)
+			r, err := w.fillAnywhere(gctx, plan.Set(), c, batch, o)
 			mu.Lock()
 			defer mu.Unlock()
 			total.add(r)
@@ -157,109 +151,246 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 	return total, nil
 }
 
-// fill does one batch.
-func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, names []string, o Options) (Result, error) {
-	var r Result
-	control, err := w.cfg.Store.Control(ctx, class.Name)
+// fillAnywhere fills a batch from the standby if there is one, and then what it
+// may not fill, or all if it does not answer, from the primary.
+func (w *Warmer) fillAnywhere(ctx context.Context, set *rules.Set, class *rules.Class, names []string, o Options) (Result, error) {
+	if !w.cfg.Loader.HasStandby() {
+		r, _, err := w.fill(ctx, set, class, names, how{Options: o})
+		return r, err
+	}
+	r, fates, err := w.fill(ctx, set, class, names, how{Options: o, standby: true})
 	if err != nil {
+		if ctx.Err() != nil || !errors.Is(err, errStandby) {
+			return r, err
+		}
+		w.cfg.Logger.WarnContext(ctx, "standby can not be read, loading from the primary", "class", class.Name, "error", err)
+		r, _, err = w.fill(ctx, set, class, names, how{Options: o})
 		return r, err
 	}
-	if control.Source.Era == 0 {
-		return r, coherence.ErrNoSource
-	}
-	known := control.Known(class.Name)
-	tickets, err := w.begin(ctx, class, names, known, o, &r)
-	if err != nil || len(tickets) == 0 {
-		return r, err
-	}
-	// Names in the order of the tickets, each once: versions share the value.
-	wanted := make([]string, 0, len(names))
-	for _, t := range tickets {
-		if len(wanted) == 0 || wanted[len(wanted)-1] != t.name {
-			wanted = append(wanted, t.name)
+	var left []string
+	for i, f := range fates {
+		if f.kind == fateRefused || f.kind == fateBehind {
+			left = append(left, names[i])
 		}
 	}
-	start := time.Now()
-	loaded, err := w.cfg.Loader.Load(ctx, set, class, wanted)
-	if err != nil {
-		return r, err
+	if len(left) == 0 {
+		return r, nil
 	}
-	// A record of an unknown source names no system: there is nothing to
-	// compare with, and nothing is stamped.
-	if src := known.Source; src.SystemID != 0 && (loaded.Source.SystemID != src.SystemID || loaded.Source.Timeline != src.Timeline) {
-		return r, fmt.Errorf("%w: it is system %d timeline %d, recorded is %d/%d", ErrOtherSource,
-			loaded.Source.SystemID, loaded.Source.Timeline, src.SystemID, src.Timeline)
+	r.Refused = nil // they are asked for again; what else was refused is told below
+	for _, f := range fates {
+		if f.kind == fateCancelled {
+			r.refuse(f.reason, 1)
+		}
 	}
-	// In two statements: in one, whether r is copied before or after the call
-	// fills it is not specified.
-	err = w.store(ctx, class, tickets, wanted, loaded, time.Since(start), &r)
+	more, _, err := w.fill(ctx, set, class, left, how{Options: o})
+	r.add(more)
 	return r, err
+}
+
+// errStandby is that of a load for which the primary may be asked instead.
+var errStandby = errors.New("read the standby")
+
+// how a batch is filled.
+type how struct {
+	Options
+	// standby reads it from there. after are the commits that it must have
+	// replayed, each at the index of its name; nil asks for none.
+	standby bool
+	after   []change.Position
+	// leases are taken, so that readers wait for this load rather than load
+	// as well; who holds one already is left alone.
+	leases bool
+}
+
+// fate is what became of one name, the best that can be said of all versions of
+// its value.
+type fate struct {
+	kind   fateKind
+	reason string
+	// wait is how long somebody else's load may take, for fateLeased.
+	wait time.Duration
+}
+
+type fateKind byte
+
+// The fates of a name. Of several versions the greatest counts.
+const (
+	fateStored    fateKind = iota
+	fatePresent            // a value is there already
+	fateNoRow              // there is nothing to store
+	fateOversize           // nor may there be
+	fateLeased             // somebody else loads it
+	fateBehind             // the standby has not replayed what it is to show
+	fateRefused            // the table can not vouch for it yet
+	fateCancelled          // an invalidation overtook the load
+)
+
+func (f *fate) worsen(kind fateKind, reason string) {
+	if kind >= f.kind {
+		f.kind, f.reason = kind, reason
+	}
+}
+
+// fill does one batch.
+func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, names []string, h how) (r Result, fates []fate, err error) {
+	var permit *Permit
+	if w.cfg.Limiter != nil {
+		if permit, err = w.cfg.Limiter.Acquire(ctx, class.Name, len(names), h.Priority); err != nil {
+			return r, nil, err
+		}
+	}
+	// How many rows were asked for, how long that took, and whether it failed,
+	// is what the limiter learns from.
+	rows, took, failed := 0, time.Duration(0), false
+	defer func() {
+		if permit != nil {
+			permit.Done(rows, took, failed)
+		}
+	}()
+	control, err := w.cfg.Store.Control(ctx, class.Name)
+	if err != nil {
+		return r, nil, err
+	}
+	if control.Source.Era == 0 {
+		return r, nil, coherence.ErrNoSource
+	}
+	b := batch{w: w, class: class, names: names, how: h, known: control.Known(class.Name), fates: make([]fate, len(names))}
+	if h.standby {
+		if err := b.behind(ctx); err != nil {
+			return r, nil, fmt.Errorf("%w: %w", errStandby, err)
+		}
+	}
+	if err := b.begin(ctx); err != nil {
+		return r, nil, err
+	}
+	defer b.giveBack(ctx)
+	if wanted := b.wanted(); len(wanted) > 0 {
+		rows = len(wanted)
+		start := time.Now()
+		b.loaded, err = w.cfg.Loader.loadAll(ctx, h.standby, set, class, wanted)
+		took = time.Since(start)
+		if err == nil {
+			err = b.sameSource(b.loaded.Source)
+		}
+		if err != nil {
+			failed = ctx.Err() == nil
+			if h.standby {
+				err = fmt.Errorf("%w: %w", errStandby, err)
+			}
+			return b.result, nil, err
+		}
+		w.leases.note(class.Name, took)
+		w.cfg.Metrics.loads.WithLabelValues(class.Name).Observe(took.Seconds())
+		err = b.store(ctx, wanted, took)
+	}
+	for i := range b.fates {
+		if b.fates[i].kind == fateBehind {
+			b.result.refuse("behind", 1)
+		}
+	}
+	return b.result, b.fates, err
+}
+
+// batch is one load on its way.
+type batch struct {
+	w     *Warmer
+	class *rules.Class
+	names []string
+	how   how
+	known coherence.Known
+
+	tickets []ticket
+	loaded  Loaded
+	fates   []fate
+	result  Result
 }
 
 // ticket is the right to fill one version of one entry.
 type ticket struct {
-	name string
+	at int // the index of its name
 	coherence.Ticket
 	version int
+	// lease is the one that is held, stored says that it went with the fill.
+	lease  coherence.Lease
+	stored bool
 }
 
-// begin takes the tickets, and leaves out what need not be loaded.
-func (w *Warmer) begin(ctx context.Context, class *rules.Class, names []string, known coherence.Known, o Options, r *Result) ([]ticket, error) {
-	versions := class.Versions
-	if len(versions) == 0 {
-		versions = []int{1}
+// behind finds the names whose invalidation the standby has not replayed yet,
+// before anything is begun: readers would wait for a load that can not be.
+func (b *batch) behind(ctx context.Context) error {
+	o, err := b.w.cfg.Loader.replayed(ctx)
+	if err == nil {
+		err = b.sameSource(o.source)
 	}
-	plain := class.Mode == rules.Plain
-	var requests []coherence.BeginRequest
-	var tickets []ticket
-	for _, name := range names {
-		for _, v := range versions {
-			key := w.cfg.Store.Layout().Versioned(name, uint32(v))
-			requests = append(requests, coherence.BeginRequest{Name: key, Known: known, Plain: plain})
-			tickets = append(tickets, ticket{name: name, version: v})
+	if err != nil || !o.standby {
+		return err
+	}
+	p := change.Position{Era: b.known.Source.Era, LSN: o.replayed}
+	for i := range b.names {
+		if !p.Covers(b.known.Bound) || b.how.after != nil && !p.Covers(b.how.after[i]) {
+			b.fates[i].kind = fateBehind
 		}
 	}
-	begun, err := w.cfg.Store.BeginAll(ctx, requests)
-	if err != nil {
-		return nil, err
-	}
-	kept := tickets[:0]
-	for i, b := range begun {
-		if h := &b.Header; o.IfAbsent && !plain && !b.Mine && h.State == coherence.StateValue && h.Generation == known.Generation {
-			r.Present++
-			continue
-		}
-		t := tickets[i]
-		t.Ticket = b.Ticket
-		kept = append(kept, t)
-	}
-	return kept, nil
+	return nil
 }
 
-// store registers and fills. wanted and loaded are in the order of tickets.
-func (w *Warmer) store(ctx context.Context, class *rules.Class, tickets []ticket, wanted []string, loaded Loaded, took time.Duration, r *Result) error {
+// sameSource makes sure that values come from the server that the log comes
+// from. A record of an unknown source names no system: there is nothing to
+// compare with, and nothing is stamped.
+func (b *batch) sameSource(s change.Source) error {
+	src := b.known.Source
+	if src.SystemID != 0 && (s.SystemID != src.SystemID || s.Timeline != src.Timeline) {
+		return fmt.Errorf("%w: it is system %d timeline %d, recorded is %d/%d", ErrOtherSource,
+			s.SystemID, s.Timeline, src.SystemID, src.Timeline)
+	}
+	return nil
+}
+
+// wanted are the names that there are tickets for, in the order of these, each
+// once: versions share the value.
+func (b *batch) wanted() []string {
+	wanted := make([]string, 0, len(b.names))
+	last := -1
+	for _, t := range b.tickets {
+		if t.at != last {
+			wanted = append(wanted, b.names[t.at])
+			last = t.at
+		}
+	}
+	return wanted
+}
+
+// store registers and fills.
+func (b *batch) store(ctx context.Context, wanted []string, took time.Duration) error {
 	now := time.Now()
+	class := b.class
 	cost := uint32(min(took.Microseconds()/int64(len(wanted)), 1<<32-1))
-	var fills []coherence.FillRequest
-	at := 0
-	for _, t := range tickets {
-		for wanted[at] != t.name {
-			at++
+	var fills []filling
+	at, last := -1, -1
+	for i := range b.tickets {
+		t := &b.tickets[i]
+		if t.at != last {
+			at, last = at+1, t.at
 		}
-		value := loaded.Values[at]
+		value := b.loaded.Values[at]
 		switch {
 		case value == nil:
-			r.NoRow++
-			w.count(class, "no_row", "")
+			b.result.NoRow++
+			b.ended(t, fateNoRow, "no_row", "")
 			continue
 		case class.MaxValue > 0 && int64(len(value)) > class.MaxValue:
-			r.Oversize++
-			w.count(class, "refused", "oversize")
+			b.result.Oversize++
+			b.ended(t, fateOversize, "refused", "oversize")
 			continue
 		}
-		f := coherence.FillRequest{Ticket: t.Ticket, Payload: value, TTL: class.TTL, Header: coherence.Header{
+		f := filling{t: t, FillRequest: coherence.FillRequest{Ticket: t.Ticket, Payload: value, TTL: class.TTL, Header: coherence.Header{
 			Filled: now.UnixMicro(), LoadCost: cost, ValueVersion: uint32(t.version), Codec: coherence.CodecJSON,
-		}}
+		}}}
+		if b.loaded.Standby {
+			// What it had replayed before the data was read, of the era that
+			// was known before: the table is asked about it.
+			f.Standby, f.Stamp = true, change.Position{Era: b.known.Source.Era, LSN: b.loaded.Replayed}
+		}
 		switch class.TTL {
 		case 0:
 			f.TTL = TTLDefault
@@ -269,34 +400,58 @@ func (w *Warmer) store(ctx context.Context, class *rules.Class, tickets []ticket
 		if f.TTL > 0 {
 			f.Header.HardExpiry = now.Add(f.TTL).UnixMicro()
 		}
-		for _, tag := range loaded.Tags[at] {
+		for _, tag := range b.loaded.Tags[at] {
 			f.Header.Names = append(f.Header.Names, coherence.Name{Kind: coherence.NameTag, Name: tag})
 		}
 		fills = append(fills, f)
 	}
-	fills, err := w.register(ctx, class, fills, r)
+	fills, err := b.register(ctx, fills)
 	if err != nil {
 		return err
 	}
-	reasons, err := w.cfg.Store.FillAll(ctx, fills)
+	requests := make([]coherence.FillRequest, len(fills))
+	for i := range fills {
+		requests[i] = fills[i].FillRequest
+	}
+	reasons, err := b.w.cfg.Store.FillAll(ctx, requests)
 	if err != nil {
 		return err
 	}
-	for _, reason := range reasons {
-		if reason == coherence.Stored {
-			r.Stored++
-			w.count(class, "stored", "")
-			continue
-		}
-		r.refuse(reason.String(), 1)
-		w.count(class, "refused", reason.String())
+	for i, reason := range reasons {
+		b.filled(fills[i].t, reason)
 	}
 	return nil
 }
 
+// filling is a value on its way, with its ticket.
+type filling struct {
+	coherence.FillRequest
+	t *ticket
+}
+
+func (b *batch) filled(t *ticket, reason coherence.Reason) {
+	switch reason {
+	case coherence.Stored:
+		t.stored = true
+		b.result.Stored++
+		b.ended(t, fateStored, "stored", "")
+		return
+	case coherence.RefusedAbsent, coherence.RefusedIncarnation, coherence.RefusedGeneration:
+		b.ended(t, fateCancelled, "refused", reason.String())
+	case coherence.RefusedForeign, coherence.RefusedClosed, coherence.RefusedTable, coherence.RefusedBound, coherence.RefusedSource:
+		b.ended(t, fateRefused, "refused", reason.String())
+	}
+	b.result.refuse(reason.String(), 1)
+}
+
+func (b *batch) ended(t *ticket, kind fateKind, result, reason string) {
+	b.fates[t.at].worsen(kind, reason)
+	b.w.cfg.Metrics.fills.WithLabelValues(b.class.Name, result, reason).Inc()
+}
+
 // register puts entries under their tags, and leaves out those that a tag
 // refuses: a purge could not find them.
-func (w *Warmer) register(ctx context.Context, class *rules.Class, fills []coherence.FillRequest, r *Result) ([]coherence.FillRequest, error) {
+func (b *batch) register(ctx context.Context, fills []filling) ([]filling, error) {
 	var requests []coherence.RegisterRequest
 	var of []int
 	for i := range fills {
@@ -309,7 +464,7 @@ func (w *Warmer) register(ctx context.Context, class *rules.Class, fills []coher
 	if len(requests) == 0 {
 		return fills, nil
 	}
-	reasons, err := w.cfg.Store.RegisterAll(ctx, requests)
+	reasons, err := b.w.cfg.Store.RegisterAll(ctx, requests)
 	if err != nil {
 		return nil, err
 	}
@@ -322,15 +477,10 @@ func (w *Warmer) register(ctx context.Context, class *rules.Class, fills []coher
 	kept := fills[:0]
 	for i := range fills {
 		if reason, ok := refused[i]; ok {
-			r.refuse(reason.String(), 1)
-			w.count(class, "refused", reason.String())
+			b.filled(fills[i].t, reason)
 			continue
 		}
 		kept = append(kept, fills[i])
 	}
 	return kept, nil
-}
-
-func (w *Warmer) count(class *rules.Class, result, reason string) {
-	w.cfg.Metrics.fills.WithLabelValues(class.Name, result, reason).Inc()
 }

@@ -77,12 +77,12 @@ func newBundle(t *testing.T) *bundle {
 	if b.Warmer, err = New(Config{Store: b.store, Loader: b.loader, Rules: func() *rules.Plan { return plan }}); err != nil {
 		t.Fatal(err)
 	}
-	in, err := b.loader.identify(t.Context())
+	orig, err := (&request{pool: b.loader.pool}).identify(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.Era = 1
-	b.source = in
+	b.source = orig.source
+	b.source.Era = 1
 	return b
 }
 
@@ -175,19 +175,17 @@ func TestFillRefusedByInvalidation(t *testing.T) {
 	t.Parallel()
 	b := newBundle(t)
 	b.record(t)
-	r := Result{}
 	class := b.set.Class("product")
 	control, err := b.store.Control(t.Context(), "product")
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := b.names("product:1", "product:2", "product:3")
-	tickets, err := b.begin(t.Context(), class, names, control.Known("product"), Options{}, &r)
-	if err != nil {
+	load := batch{w: b.Warmer, class: class, names: names, known: control.Known("product"), fates: make([]fate, len(names))}
+	if err := load.begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	loaded, err := b.loader.Load(t.Context(), b.set, class, names)
-	if err != nil {
+	if load.loaded, err = b.loader.Load(t.Context(), b.set, class, names); err != nil {
 		t.Fatal(err)
 	}
 	// Between the load and the fill one key is invalidated, and one tag purged.
@@ -198,9 +196,10 @@ func TestFillRefusedByInvalidation(t *testing.T) {
 	if err := b.store.OpenPurge(t.Context(), coherence.Purge{X: x, Tags: b.names("category:1")}, x); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Warmer.store(t.Context(), class, tickets, names, loaded, 1, &r); err != nil {
+	if err := load.store(t.Context(), names, 1); err != nil {
 		t.Fatal(err)
 	}
+	r := load.result
 	if r.Stored != 0 || r.Refused["absent"] != 1 || r.Refused["table"] != 2 {
 		t.Errorf("Fill = %+v, want one refused as absent and two by the table", r)
 	}

@@ -41,6 +41,10 @@ type LoaderConfig struct {
 	// URL is an ordinary connection to the primary, without a transaction
 	// pooler between.
 	URL string
+	// StandbyURL is one to a standby of it, where values that are to be cached
+	// are read instead, as long as it is not too far behind; "" is none. Its
+	// role must be able to call lethe.source(), or have pg_read_all_stats.
+	StandbyURL string
 	// Concurrency bounds the loads that run at a time, Batch the rows that one
 	// asks for.
 	Concurrency, Batch int
@@ -64,17 +68,33 @@ func (c LoaderConfig) withDefaults() LoaderConfig {
 // Loader reads values of entries from the primary. It is safe for concurrent
 // use; more than Concurrency loads wait for each other.
 type Loader struct {
-	pool *pgxpool.Pool
-	cfg  LoaderConfig
+	pool    *pgxpool.Pool
+	standby *pgxpool.Pool // nil without
+	cfg     LoaderConfig
 }
 
 // OpenLoader makes a Loader. It does not connect: a database that is away shows
 // when values are asked for.
 func OpenLoader(ctx context.Context, cfg LoaderConfig) (*Loader, error) {
 	cfg = cfg.withDefaults()
-	pc, err := pgxpool.ParseConfig(cfg.URL)
+	pool, err := openPool(ctx, cfg, cfg.URL)
 	if err != nil {
-		return nil, fmt.Errorf("open loader: %w", redact(err, cfg.URL))
+		return nil, fmt.Errorf("open loader: %w", err)
+	}
+	l := &Loader{pool: pool, cfg: cfg}
+	if cfg.StandbyURL != "" {
+		if l.standby, err = openPool(ctx, cfg, cfg.StandbyURL); err != nil {
+			pool.Close()
+			return nil, fmt.Errorf("open loader of a standby: %w", err)
+		}
+	}
+	return l, nil
+}
+
+func openPool(ctx context.Context, cfg LoaderConfig, url string) (*pgxpool.Pool, error) {
+	pc, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, redact(err, url)
 	}
 	pc.MaxConns = int32(cfg.Concurrency)
 	// Values are read in Postgres's text form, which must not depend on how
@@ -96,11 +116,7 @@ func OpenLoader(ctx context.Context, cfg LoaderConfig) (*Loader, error) {
 	} {
 		pc.ConnConfig.RuntimeParams[name] = value
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
-	if err != nil {
-		return nil, fmt.Errorf("open loader: %w", err)
-	}
-	return &Loader{pool: pool, cfg: cfg}, nil
+	return pgxpool.NewWithConfig(ctx, pc)
 }
 
 // redact keeps a password out of an error about the URL it stands in.
@@ -114,7 +130,12 @@ func redact(err error, raw string) error {
 }
 
 // Close closes the connections, after the loads that run.
-func (l *Loader) Close() { l.pool.Close() }
+func (l *Loader) Close() {
+	l.pool.Close()
+	if l.standby != nil {
+		l.standby.Close()
+	}
+}
 
 // Loaded are the values of some entries, each at the index of its name.
 type Loaded struct {
@@ -122,8 +143,42 @@ type Loaded struct {
 	Values [][]byte
 	// Tags are full names, rendered from the row.
 	Tags [][]string
-	// Source is where they were read: a primary, without an era.
+	// Source is where they were read, without an era.
 	Source change.Source
+	// Standby says that it was in recovery, Replayed how far it had replayed
+	// before any of them was read.
+	Standby  bool
+	Replayed change.LSN
+}
+
+// origin is which server has answered, and how far it was.
+type origin struct {
+	source   change.Source
+	standby  bool
+	replayed change.LSN
+}
+
+// and joins the origins of two reads: of one server, and no further than the
+// one that was less far.
+func (o origin) and(p origin) (origin, error) {
+	if o.source != p.source || o.standby != p.standby {
+		return o, fmt.Errorf("the server changed from %+v to %+v meanwhile", o.source, p.source)
+	}
+	o.replayed = min(o.replayed, p.replayed)
+	return o, nil
+}
+
+// HasStandby reports whether values may be read from a standby.
+func (l *Loader) HasStandby() bool { return l.standby != nil }
+
+// replayed asks the standby who it is and how far it has replayed.
+func (l *Loader) replayed(ctx context.Context) (origin, error) {
+	in, err := source.Read(ctx, l.standby)
+	return originOf(in), err
+}
+
+func originOf(in source.Instance) origin {
+	return origin{source: in.Source(), standby: in.InRecovery, replayed: in.Replay}
 }
 
 // InsertLSN reads where the primary writes now. It errs if the server is in
@@ -147,32 +202,47 @@ func (l *Loader) InsertLSN(ctx context.Context, of change.Source) (change.LSN, e
 // class. Each batch is one transaction, begun after Load was called; all of
 // them read the same server, or Load errs.
 func (l *Loader) Load(ctx context.Context, set *rules.Set, class *rules.Class, names []string) (Loaded, error) {
+	return l.loadAll(ctx, false, set, class, names)
+}
+
+// loadAll is Load, from the standby if that is asked for. What calls itself a
+// standby and is none is read as the primary that it is: whether it is the right
+// one is for the caller to see.
+func (l *Loader) loadAll(ctx context.Context, standby bool, set *rules.Set, class *rules.Class, names []string) (Loaded, error) {
 	if class.Load == nil {
 		return Loaded{}, fmt.Errorf("load entry %q: %w", class.Name, ErrNoLoader)
 	}
 	out := Loaded{Values: make([][]byte, len(names)), Tags: make([][]string, len(names))}
+	var from origin
 	for start := 0; start < len(names); start += l.cfg.Batch {
 		end := min(start+l.cfg.Batch, len(names))
 		b := newRequest(set, class, names[start:end], out.Values[start:end], out.Tags[start:end])
-		src, err := l.load(ctx, b, 0, len(b.names))
+		b.pool, b.standby = l.pool, standby
+		if standby {
+			b.pool = l.standby
+		}
+		o, err := l.load(ctx, b, 0, len(b.names))
+		if err == nil && start > 0 {
+			o, err = from.and(o)
+		}
 		if err != nil {
 			return Loaded{}, fmt.Errorf("load entry %q: %w", class.Name, err)
 		}
-		if start > 0 && src != out.Source {
-			return Loaded{}, fmt.Errorf("load entry %q: the primary changed from %+v to %+v meanwhile", class.Name, out.Source, src)
-		}
-		out.Source = src
+		from = o
 	}
+	out.Source, out.Standby, out.Replayed = from.source, from.standby, from.replayed
 	return out, nil
 }
 
 // request is one batch of a load.
 type request struct {
-	set    *rules.Set
-	class  *rules.Class
-	names  []string
-	values [][]byte
-	tags   [][]string
+	pool    *pgxpool.Pool
+	standby bool
+	set     *rules.Set
+	class   *rules.Class
+	names   []string
+	values  [][]byte
+	tags    [][]string
 	// args are the values of each placeholder, by its name; ok tells which
 	// names have the form of the class's key at all.
 	args map[string][]string
@@ -224,50 +294,52 @@ func unfilter(value string, filters []keytext.Filter) string {
 // load reads names[from:to]. A value that the statement can not even parse
 // ("abc" for an integer) fails the whole statement, so the batch is halved
 // until that name stands alone: nobody's row has such a key.
-func (l *Loader) load(ctx context.Context, r *request, from, to int) (change.Source, error) {
-	src, err := l.loadOnce(ctx, r, from, to)
+func (l *Loader) load(ctx context.Context, r *request, from, to int) (origin, error) {
+	o, err := l.loadOnce(ctx, r, from, to)
 	var pgErr *pgconn.PgError
 	if err == nil || !errors.As(err, &pgErr) || !strings.HasPrefix(pgErr.Code, "22") {
-		return src, err
+		return o, err
 	}
 	if to-from == 1 {
-		return l.identify(ctx)
+		return r.identify(ctx)
 	}
 	middle := (from + to) / 2
-	if src, err = l.load(ctx, r, from, middle); err != nil {
-		return src, err
+	if o, err = l.load(ctx, r, from, middle); err != nil {
+		return o, err
 	}
 	second, err := l.load(ctx, r, middle, to)
-	if err == nil && second != src {
-		err = fmt.Errorf("the primary changed from %+v to %+v meanwhile", src, second)
+	if err != nil {
+		return second, err
 	}
-	return second, err
+	return o.and(second)
 }
 
-func (l *Loader) identify(ctx context.Context) (change.Source, error) {
-	in, err := source.Read(ctx, l.pool)
-	if err == nil && in.InRecovery {
+func (r *request) identify(ctx context.Context) (origin, error) {
+	in, err := source.Read(ctx, r.pool)
+	if err == nil && in.InRecovery && !r.standby {
 		err = ErrNotPrimary
 	}
-	return in.Source(), err
+	return originOf(in), err
 }
 
 // loadOnce runs the statement in a transaction of its own, in which the server
 // also says who it is: behind a balancer the next statement may be elsewhere.
-func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (src change.Source, err error) {
+// How far a standby has replayed is read before the data, and what is read
+// committed has a snapshot for each statement: the data is at least that young.
+func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (o origin, err error) {
 	args := pgx.NamedArgs{}
 	for name, values := range r.args {
 		args[name] = string(appendLiteral(nil, values[from:to]))
 	}
-	err = pgx.BeginTxFunc(ctx, l.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		in, err := source.Read(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if in.InRecovery {
+		if in.InRecovery && !r.standby {
 			return ErrNotPrimary
 		}
-		src = in.Source()
+		o = originOf(in)
 		rows, err := tx.Query(ctx, r.class.Load.SQL, pgx.QueryResultFormats{pgx.TextFormatCode}, args)
 		if err != nil {
 			return err
@@ -278,5 +350,5 @@ func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (src ch
 		}
 		return rows.Err()
 	})
-	return src, err
+	return o, err
 }
