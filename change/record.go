@@ -44,6 +44,7 @@ const (
 	ReasonUnknownEra  = "unknown_era" // the era can not be stored
 	ReasonMapChange   = "map_change"  // the partition map changed
 	ReasonRules       = "rules"       // the rules changed
+	ReasonLookup      = "lookup"      // a lookup gave too many rows
 )
 
 // Record is the unit that travels from the reader to one partition's worker:

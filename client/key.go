@@ -39,6 +39,9 @@ func KeyTemplate(template string) Option {
 			if s.Side != keytext.Both {
 				return fmt.Errorf("KeyTemplate %q: {old.%s} and {new.%s} are for rules, an entry has one row", template, s.Column, s.Column)
 			}
+			if s.Lookup {
+				return fmt.Errorf("KeyTemplate %q: {%s} is looked up, which is for rules", template, s.Source())
+			}
 			if len(s.Path) > 0 {
 				return fmt.Errorf("KeyTemplate %q: {%s} reaches into a column, which is for rules", template, s.Source())
 			}

@@ -3,6 +3,7 @@ package invalidator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -21,6 +22,9 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	l.ends = l.ends[:0]
 	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0]}
 	if err := l.follow(ctx); err != nil {
+		return err
+	}
+	if err := l.lookUp(ctx, deliveries); err != nil {
 		return err
 	}
 	for i := range deliveries {
@@ -132,6 +136,7 @@ func (l *lane) below(c *change.Change, x change.Position) bool {
 func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change, x change.Position, below bool) {
 	l.handles.change(c)
 	from := len(l.targets.List)
+	l.looked.idle = below
 	if err := l.match(c, x); err != nil {
 		l.targets.List = l.targets.List[:from]
 		l.poison(ctx, d, c, x, err)
@@ -191,6 +196,10 @@ func (l *lane) poison(ctx context.Context, d *stream.Delivery, c *change.Change,
 	letter := stream.DeadLetter{
 		Reason: "rule", Err: err.Error(), Partition: l.p.ID(), Offset: d.Offset, Position: x, Table: tableName(c), Payload: payloadOf(c),
 	}
+	var lookup *rules.LookupError
+	if errors.As(err, &lookup) {
+		letter.Reason = "lookup"
+	}
 	classes := []string{"*"}
 	if c.Op == change.Message {
 		letter.Reason = "message"
@@ -198,12 +207,24 @@ func (l *lane) poison(ctx context.Context, d *stream.Delivery, c *change.Change,
 		classes = classNames(touched)
 	}
 	l.batch.dead = append(l.batch.dead, letter)
+	l.raiseForLetter(c, x, classes)
+	l.w.log.ErrorContext(ctx, "change can not be processed, raising the classes it may touch",
+		"table", letter.Table, "x", x, "classes", classes, "error", err)
+}
+
+// raiseForLetter asks for the raise that goes with a dead letter: one of a batch
+// for all that touch the same, as a statement that is wrong fails every change.
+func (l *lane) raiseForLetter(c *change.Change, x change.Position, classes []string) {
+	for i := range l.batch.raises {
+		if r := &l.batch.raises[i]; r.Reason == change.ReasonDeadLetter && !r.X.IsZero() && slices.Equal(r.Classes, classes) {
+			r.X = r.X.Max(x)
+			return
+		}
+	}
 	l.batch.raises = append(l.batch.raises, coherence.RaiseRequest{
 		Cause:  l.w.uniqueCause(fmt.Sprintf("dead_letter:%s:%d", x, c.Ordinal)),
 		Reason: change.ReasonDeadLetter, Classes: classes, X: x,
 	})
-	l.w.log.ErrorContext(ctx, "change can not be processed, raising the classes it may touch",
-		"table", letter.Table, "x", x, "classes", classes, "error", err)
 }
 
 // raiseAll asks for a raise of every class, by a cause of its own.

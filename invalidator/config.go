@@ -61,6 +61,14 @@ type Config struct {
 	// (change.Record.InsertLSN). The greatest LSN there is, returned for want
 	// of a true one, closes the tables for good.
 	InsertLSN func(ctx context.Context) (change.LSN, error)
+	// Lookup makes the lookups of rules and answers each in its place. It must
+	// read a snapshot of the primary that was taken after the call, and err for
+	// a server in recovery or one that is not of the source (the zero SystemID is
+	// any; a later timeline than its is fine). An error of all of them is
+	// repeated until it is over, and holds the partition; that of one answer is
+	// final. Several partitions may call at a time. Optional: without it changes
+	// that need a lookup are dead letters.
+	Lookup func(ctx context.Context, of change.Source, requests []rules.LookupRequest) ([]rules.LookupAnswer, error)
 
 	// Logger, nil discards. Metrics, nil counts into nothing. Observer is told
 	// of what happens; its functions may be nil.

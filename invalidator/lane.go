@@ -31,6 +31,7 @@ type lane struct {
 	walker  *depgraph.Walker
 	handles *handles
 
+	looked  lookups
 	targets rules.Targets
 	ends    []changeEnd
 	keys    *coalescer
@@ -264,5 +265,6 @@ func (l *lane) refresh() {
 	}
 	l.rules = current
 	l.matcher = current.Plan.NewMatcher(l.w.metrics.ruleObserver())
+	l.matcher.UseLookups(&l.looked)
 	l.walker = current.Graph.NewWalker(current.Limits)
 }

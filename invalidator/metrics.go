@@ -57,6 +57,8 @@ type Metrics struct {
 	indexMembers  prometheus.Gauge
 	indexBytes    prometheus.Gauge
 	indexGarbage  prometheus.Gauge
+	lookups       *prometheus.CounterVec
+	lookupSeconds prometheus.Histogram
 }
 
 // NewMetrics makes the metrics and registers them; nil registers nothing. It
@@ -101,11 +103,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		indexMembers: gauge("lethe_index_members", "Members in the index, the dead included."),
 		indexBytes:   gauge("lethe_index_bytes", "Memory of the index as Redis estimates it, from a sample of the names."),
 		indexGarbage: gauge("lethe_index_garbage_ratio", "Share of the members whose entry was gone when the pruner came to them."),
+		lookups:      counter("lethe_lookups_total", "Lookups of rules, each set of parameters once in a batch, by result: rows, no_row, too_many, failed.", "rule", "result"),
+		lookupSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "lethe_lookup_seconds", Help: "How long the lookups of a batch took, repetitions included.", Buckets: prometheus.ExponentialBuckets(.0005, 4, 9)}),
 	}
 	if reg != nil {
 		reg.MustRegister(m.commitToEvict, m.changes, m.invalidations, m.watermarkLag, m.deadLetters, m.raises, m.oldUnknown,
 			m.newUnknown, m.condUnknown, m.cascades, m.retries, m.nodesLost, m.batchChanges, m.pending, m.swept, m.walked,
-			m.pruned, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage)
+			m.pruned, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage, m.lookups, m.lookupSeconds)
 	}
 	return m
 }

@@ -32,6 +32,7 @@ func (s *Set) Check(schema Schema) Findings {
 			continue
 		}
 		c.columns(r, t)
+		c.lookup(r, t)
 		c.fits(r, t)
 		c.condition(r, t)
 		c.identity(r, t)
@@ -211,7 +212,7 @@ func (c *checker) keyTypes() {
 					continue
 				}
 				kind := ""
-				if col := t.Column(s.Column); col != nil && len(s.Path) == 0 {
+				if col := c.column(r, t, &s); col != nil && len(s.Path) == 0 {
 					kind = printKind(col)
 				}
 				for _, f := range s.Filters {

@@ -20,11 +20,15 @@ func (c *checker) fits(r *Rule, t *TableInfo) {
 		segs := tpl.Segments()
 		for i := range segs {
 			s := &segs[i]
-			if col := t.Column(s.Column); s.Column != "" && col != nil && col.Type < firstUserOID {
+			if col := c.column(r, t, s); col != nil && col.Type < firstUserOID {
+				of := t.QualifiedName()
+				if s.Lookup {
+					of = "the lookup"
+				}
 				if len(s.Path) > 0 {
-					c.reaches(tpl, s, t, col)
+					c.reaches(tpl, s, of, col)
 				} else {
-					c.dated(tpl, s, t, col)
+					c.dated(tpl, s, of, col)
 				}
 			}
 		}
@@ -32,7 +36,7 @@ func (c *checker) fits(r *Rule, t *TableInfo) {
 }
 
 // reaches finds paths into what has no parts.
-func (c *checker) reaches(tpl *Template, s *keytext.Segment, t *TableInfo, col *ColumnInfo) {
+func (c *checker) reaches(tpl *Template, s *keytext.Segment, of string, col *ColumnInfo) {
 	var what string
 	element, array := arrayElement(col.Type)
 	array = array || strings.HasSuffix(col.TypeName, "[]") && col.Type != oidBoxArray
@@ -46,11 +50,11 @@ func (c *checker) reaches(tpl *Template, s *keytext.Segment, t *TableInfo, col *
 	default:
 		return
 	}
-	c.add(Error, CodeFits, tpl.segmentPlace(s), "", "path {%s}: column %q of %s %s", s.Source(), s.Column, t.QualifiedName(), what)
+	c.add(Error, CodeFits, tpl.segmentPlace(s), "", "path {%s}: column %q of %s %s", s.Source(), s.Column, of, what)
 }
 
 // dated finds dates that are to be cut out of what never holds one.
-func (c *checker) dated(tpl *Template, s *keytext.Segment, t *TableInfo, col *ColumnInfo) {
+func (c *checker) dated(tpl *Template, s *keytext.Segment, of string, col *ColumnInfo) {
 	switch col.Type {
 	case oidDate, oidTimestamp, oidTimestamptz, oidText, oidVarchar, oidChar:
 		return
@@ -58,7 +62,7 @@ func (c *checker) dated(tpl *Template, s *keytext.Segment, t *TableInfo, col *Co
 	for _, f := range s.Filters {
 		if f.IsDate() {
 			c.add(Error, CodeFits, tpl.segmentPlace(s), "name a column of type date, timestamp or timestamptz",
-				"filter %s takes dates, and column %q of %s is %s", f, s.Column, t.QualifiedName(), col.TypeName)
+				"filter %s takes dates, and column %q of %s is %s", f, s.Column, of, col.TypeName)
 			return
 		}
 	}

@@ -92,7 +92,7 @@ func (c *checker) separators(r *Rule, t *TableInfo) {
 			if s.Column == "" {
 				continue
 			}
-			col := t.Column(s.Column)
+			col := c.column(r, t, s)
 			if col == nil {
 				continue
 			}

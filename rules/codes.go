@@ -19,6 +19,7 @@ const (
 	CodeNamespace    = "L014" // a namespace that may not be used
 	CodeInclude      = "L015" // a file that can not be included
 	CodeEnvironment  = "L016" // a variable that can not be expanded
+	CodeLookup       = "L017" // a lookup that the database refuses
 	CodeStatement    = "L018" // a statement that the database does not take
 	CodeFits         = "L019" // a path or filter that the column's type does not have
 
@@ -37,6 +38,7 @@ const (
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
+	CodeLookedUp      = "L035" // a table that is looked up in, and that has no rule for what is looked up
 
 	CodeIncludeNone    = "L040" // include: a pattern that no file matches
 	CodePolicyName     = "L041" // a key or tag that lint.key does not match

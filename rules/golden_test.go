@@ -76,6 +76,14 @@ func testSchema() rules.Schema {
 				column("payload", 3802, "jsonb"), column("tags", 1009, "text[]"), column("ids", 1016, "bigint[]"), column("docs", 3807, "jsonb[]"), column("made", 1082, "date"), column("own", 90001, "payload_domain")}}),
 			key(rules.TableInfo{Name: "makers", Columns: []rules.ColumnInfo{id}}),
 		},
+		Lookups: func() map[string]rules.LookupInfo {
+			category := rules.LookupInfo{Columns: []rules.ColumnInfo{column("category_id", 20, "bigint"), column("name", 25, "text")}, Tables: []string{"public.products"}}
+			return map[string]rules.LookupInfo{
+				"reviews move the rating": category, "unknown column": category, "no parts": category, "no rule of its own": category, "unknown parameter": category,
+				"refused": {Refusal: `relation "produkts" does not exist (42P01)`},
+				"twice":   {Columns: []rules.ColumnInfo{column("id", 20, "bigint"), column("id", 20, "bigint")}},
+			}
+		}(),
 		ForeignKeys: []rules.ForeignKey{
 			{Name: "reviews_maker", Table: "public.reviews", RefTable: "public.makers", OnDelete: 'c', OnUpdate: 'a'},
 			{Name: "favourites_maker", Table: "public.favourites", RefTable: "public.makers", OnDelete: 'n', OnUpdate: 'c'},
@@ -258,6 +266,7 @@ func FuzzParse(f *testing.F) {
 		set.Check(schema)
 		plan.PlainPatterns()
 		m := plan.NewMatcher(rules.Observer{})
+		m.UseLookups(ones{})
 		for _, u := range set.Tables() {
 			table := &change.Table{Schema: u.Schema, Name: u.Name}
 			var old, now change.Row
@@ -288,4 +297,15 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// ones answers every lookup with a row of ones.
+type ones struct{}
+
+func (ones) Lookup(r *rules.Rule, _ [][]byte) (rules.LookupResult, error) {
+	row := make(change.Row, len(r.Lookup.Columns))
+	for i := range row {
+		row[i] = change.Value{Kind: change.Text, Bytes: []byte("1")}
+	}
+	return rules.LookupResult{Rows: []change.Row{row}}, nil
 }

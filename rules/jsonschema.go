@@ -124,6 +124,7 @@ func grammar() map[string]jsonSchema {
 	rule["keys"] = describe("Templates, rendered for the old and the new row.", textOrTexts())
 	rule["tags"] = describe("[a, b] purges each; {all: [a, b]} what carries both.", jsonSchema{"anyOf": []jsonSchema{textOrTexts(), refTo("tags")}})
 	rule["if"] = describe("Which entries action rewarm fills again. Default: always.", oneOf("always", "present", "hot"))
+	rule["lookup"] = optional(refTo("lookup"))
 	rule["debounce"] = describe("How long sweeps and rewarming may wait for more changes; at most 10s. Entries are forgotten at once.", aDuration())
 	rule["description"] = describe("Why these changes matter.", optional(anyText()))
 
@@ -152,7 +153,9 @@ func grammar() map[string]jsonSchema {
 		"load": mappingOf("How Lethe reads values of the class, many at once: sql or http.", jsonSchema{
 			"sql":  describe("A SELECT by the arrays @name, one for each placeholder of the key: WHERE id = ANY(@id).", optional(anyText())),
 			"http": optional(refTo("http"))}),
-		"rule":    mappingOf("Which changes of a table matter, and what they invalidate.", rule, "name", "table"),
+		"rule": mappingOf("Which changes of a table matter, and what they invalidate.", rule, "name", "table"),
+		"lookup": mappingOf("Values that the row does not have, for {lookup.column} in keys and tags.", jsonSchema{
+			"sql": describe("A SELECT by columns of the rule's table: SELECT category_id FROM products WHERE id = @product_id", anyText())}, "sql"),
 		"tags":    mappingOf("all: entries that carry each of them; any: those that carry one.", jsonSchema{"all": textOrTexts(), "any": textOrTexts()}),
 		"cascade": mappingOf("How far dependencies are followed.", jsonSchema{"depth": orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": CascadeDepthMax})}, "depth"),
 		"dependency": mappingOf("Whatever forgets a name of the form of the first forgets the others.", jsonSchema{

@@ -15,7 +15,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 	t.Parallel()
 	parser := map[string][]string{
 		"file": topFields, "defaults": defaultsFields, "defaults.entries": entryDefaultFields, "defaults.rules": ruleDefaultFields,
-		"lint": lintFields, "entry": entryFields, "load": loadFields, "rule": ruleFields, "tags": tagsFields,
+		"lint": lintFields, "entry": entryFields, "load": loadFields, "rule": ruleFields, "lookup": lookupFields, "tags": tagsFields,
 		"cascade": cascadeFields, "dependency": dependencyFields, "warm": warmFields, "http": httpFields,
 	}
 	defs := grammar()
@@ -34,7 +34,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 // another list would be a mapping that the schema does not know.
 func TestSchemaKnowsEveryMapping(t *testing.T) {
 	t.Parallel()
-	lists := []string{"topFields", "defaultsFields", "known", "lintFields", "entryFields", "loadFields", "httpFields", "ruleFields",
+	lists := []string{"topFields", "defaultsFields", "known", "lintFields", "entryFields", "loadFields", "httpFields", "ruleFields", "lookupFields",
 		"tagsFields", "cascadeFields", "dependencyFields", "warmFields", "nil"}
 	call := regexp.MustCompile(`\.mapping\(\w+, [^,]+, ([^,]+),`)
 	files, err := filepath.Glob("*.go")

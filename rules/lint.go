@@ -87,7 +87,7 @@ func (l *linter) classless(r *Rule) {
 // entryForm is the key of the entry that a rule's key would belong to: without
 // sides and paths, which entries do not have.
 func entryForm(t *Template) string {
-	if !t.HasPath() {
+	if !t.HasPath() && !t.HasLookup() {
 		return t.String()
 	}
 	var b strings.Builder

@@ -26,6 +26,11 @@ type tableMatcher struct {
 	table   *change.Table
 	columns map[string]int
 	rules   []ruleMatcher
+
+	// looked are the columns of a lookup, which stand behind the table's own,
+	// and types theirs; see lookupMatcher.
+	looked []string
+	types  []uint32
 }
 
 type ruleMatcher struct {
@@ -37,6 +42,8 @@ type ruleMatcher struct {
 	base Target
 	keys []templateMatcher
 	tags [][]templateMatcher
+	// lookup has the keys and tags that need the rule's lookup, nil if none do.
+	lookup *lookupMatcher
 }
 
 // templateMatcher is a template with column indexes.
@@ -107,9 +114,17 @@ func (m *Matcher) compileTable(t *change.Table) *tableMatcher {
 	for _, r := range m.plan.byTable[name] {
 		rm := ruleMatcher{rule: r, on: r.On, cond: r.cond, base: Target{Rule: r, Action: r.Action, Cascade: r.Cascade}}
 		for _, k := range r.Keys {
-			rm.keys = append(rm.keys, tm.template(m.plan.prefix, k))
+			if !k.HasLookup() {
+				rm.keys = append(rm.keys, tm.template(m.plan.prefix, k))
+			}
+		}
+		if r.Lookup != nil {
+			rm.lookup = tm.lookup(m.plan.prefix, r, nil)
 		}
 		for _, ts := range r.Tags {
+			if ts.hasLookup() {
+				continue
+			}
 			var set []templateMatcher
 			for _, t := range ts.All {
 				set = append(set, tm.template(m.plan.prefix, t))
@@ -135,7 +150,11 @@ func (tm *tableMatcher) template(prefix []byte, t *Template) templateMatcher {
 		}
 		sm := segmentMatcher{literal: literal, isColumn: true, side: s.Side, filters: s.Filters, column: -1}
 		literal = ""
-		if col, ok := tm.columns[s.Column]; ok {
+		switch col, ok := tm.columns[s.Column]; {
+		case s.Lookup:
+			// Looked up for the side that is rendered: it is that side's.
+			sm.column, sm.identity = len(tm.table.Columns)+slices.Index(tm.looked, s.Column), true
+		case ok:
 			sm.column, sm.identity = col, tm.identity(col)
 		}
 		if len(s.Path) > 0 {
@@ -224,12 +243,8 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 	if len(tm.rules) == 0 {
 		return nil
 	}
-	if n := len(c.Table.Columns); c.Old != nil && len(c.Old) != n || c.New != nil && len(c.New) != n {
-		return fmt.Errorf("match %s of %s: rows of %d and %d values for %d columns",
-			c.Op, c.Table.QualifiedName(), len(c.Old), len(c.New), n)
-	}
-	if c.New == nil && (c.Op == change.Insert || c.Op == change.Update) {
-		return fmt.Errorf("match %s of %s: the change has no new row", c.Op, c.Table.QualifiedName())
+	if err := m.check(c); err != nil {
+		return err
 	}
 	from := len(dst.List)
 	for i := range tm.rules {
@@ -251,6 +266,24 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 			}
 		}
 		m.rule(dst, from, rm, c, x)
+		if rm.lookup != nil {
+			if err := m.lookedUp(dst, from, rm, tm, c, x); err != nil {
+				dst.List = dst.List[:from]
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check finds changes that contradict themselves.
+func (m *Matcher) check(c *change.Change) error {
+	if n := len(c.Table.Columns); c.Old != nil && len(c.Old) != n || c.New != nil && len(c.New) != n {
+		return fmt.Errorf("match %s of %s: rows of %d and %d values for %d columns",
+			c.Op, c.Table.QualifiedName(), len(c.Old), len(c.New), n)
+	}
+	if c.New == nil && (c.Op == change.Insert || c.Op == change.Update) {
+		return fmt.Errorf("match %s of %s: the change has no new row", c.Op, c.Table.QualifiedName())
 	}
 	return nil
 }
@@ -409,6 +442,11 @@ func (m *Matcher) unknown(dst *Targets, from int, st state, target Target, t *Te
 		m.obs.NewValueUnknown(r)
 	}
 	target.Reason = change.ReasonOldValue
+	m.raiseTemplate(dst, from, target, t)
+}
+
+// raiseTemplate raises what names of a template may be in.
+func (m *Matcher) raiseTemplate(dst *Targets, from int, target Target, t *Template) {
 	if target.Kind == KindKey {
 		dst.AddClass(from, target, t.Class)
 		return

@@ -48,10 +48,16 @@ func node(text []byte, oid uint32, path []keytext.Step) keytext.Node {
 // reach compiles the path of a placeholder, and adds each [*] in it.
 func (t *templateMatcher) reach(tm *tableMatcher, s *keytext.Segment, sm *segmentMatcher) *pathMatcher {
 	p := &pathMatcher{each: -1, path: s.Path}
-	if sm.column >= 0 {
+	switch n := len(tm.table.Columns); {
+	case sm.column >= n && sm.column-n < len(tm.types):
+		p.oid = tm.types[sm.column-n]
+	case sm.column >= 0 && sm.column < n:
 		p.oid = tm.table.Columns[sm.column].Type
 	}
 	prefix := string([]byte{byte(s.Side)}) + s.Column
+	if s.Lookup {
+		prefix = "lookup." + s.Column
+	}
 	for i, start := 0, 0; i < len(s.Path); i++ {
 		prefix += s.Path[i].String()
 		if s.Path[i].Kind != keytext.StepEach {

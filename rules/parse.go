@@ -188,17 +188,14 @@ func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
 	n = resolve(n)
 	kt, err := keytext.Parse(text)
 	if err != nil {
-		at, code := b.d.textPlace(n), CodeTemplate
+		at := b.d.textPlace(n)
 		var se *keytext.SyntaxError
 		if errors.As(err, &se) {
 			if _, expanded := b.d.written[n]; !expanded {
 				at.col += se.Offset
 			}
-			if se.Unsupported {
-				code = CodeUnsupported
-			}
 		}
-		b.d.errorf(code, at, "%s: %s", what, err)
+		b.d.errorf(CodeTemplate, at, "%s: %s", what, err)
 		return nil
 	}
 	t := &Template{Template: kt, pos: b.d.textPlace(n)}
@@ -210,6 +207,10 @@ func (b *builder) template(n *yaml.Node, what string, single bool) *Template {
 		s := &kt.Segments()[i]
 		if s.Side != keytext.Both {
 			b.d.errorf(CodeTemplate, t.segmentPlace(s), "%s: {old...} and {new...} have a meaning in rules only: there is one row here", what)
+			return nil
+		}
+		if s.Lookup {
+			b.d.errorf(CodeTemplate, t.segmentPlace(s), "%s: {%s} has a meaning in rules only, which have lookups", what, s.Source())
 			return nil
 		}
 		if len(s.Path) > 0 {

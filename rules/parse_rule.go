@@ -13,8 +13,8 @@ var (
 	cascadeFields    = []string{"depth"}
 	dependencyFields = []string{"of", "also"}
 
-	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
-	ruleLater  = []string{"lookup", "at"}
+	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "lookup", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
+	ruleLater  = []string{"at"}
 )
 
 func (b *builder) rule(n *yaml.Node) {
@@ -57,6 +57,10 @@ func (b *builder) rule(n *yaml.Node) {
 	if v := f.value("tags"); v != nil {
 		b.ruleTags(v, r)
 	}
+	if v := f.value("lookup"); v != nil {
+		b.ruleLookup(v, r)
+	}
+	b.lookupUses(f, r)
 	if len(r.Keys) == 0 && len(r.Tags) == 0 && len(b.findings) == before {
 		d.errorf(CodeMissing, r.pos[""], "the rule needs \"keys\" or \"tags\": otherwise it invalidates nothing")
 	}

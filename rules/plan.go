@@ -14,6 +14,7 @@ type Plan struct {
 	set     *Set
 	byTable map[string][]*Rule
 	prefix  []byte // of every full name, colon included
+	lookups bool   // some rule has one
 }
 
 // Compile makes a plan of the set.
@@ -26,6 +27,7 @@ func (s *Set) Compile() (*Plan, error) {
 		if r.When != "" && r.cond == nil {
 			return nil, fmt.Errorf("compile rule %q: the set was not made by Parse or Load", r.Name)
 		}
+		p.lookups = p.lookups || r.Lookup != nil
 		p.byTable[r.QualifiedTable()] = append(p.byTable[r.QualifiedTable()], r)
 	}
 	return p, nil
@@ -179,10 +181,13 @@ func (r *Rule) columns() []columnUse {
 	for _, t := range r.templates() {
 		for i := range t.Segments() {
 			s := &t.Segments()[i]
-			if s.Column != "" {
+			if s.Column != "" && !s.Lookup {
 				out = append(out, columnUse{name: s.Column, old: s.Side != segNew, in: t, place: t.segmentPlace(s)})
 			}
 		}
+	}
+	if r.Lookup != nil {
+		out = append(out, r.Lookup.columnUses(r.templates())...)
 	}
 	if r.cond != nil {
 		for _, c := range r.cond.columns {
@@ -227,6 +232,9 @@ type Observer struct {
 	NewValueUnknown func(r *Rule)
 	// ConditionUnknown: a condition met NULL or an error and counted as true.
 	ConditionUnknown func(r *Rule, err error)
+	// LookupEmpty: a lookup gave no row, so it makes no name. LookupTooMany: it
+	// gave more than LookupRowsMax; the classes of its names are raised.
+	LookupEmpty, LookupTooMany func(r *Rule)
 }
 
 // Matcher turns changes into targets. It holds caches and scratch memory, so
@@ -243,6 +251,11 @@ type Matcher struct {
 	scratch []byte
 	seen    map[string]struct{} // names that [*] has given
 	bound   []keytext.Node      // the elements that it stands at
+
+	lookups        Lookups
+	params         [][]byte // of the lookup at hand
+	extended       change.Change
+	extOld, extNew change.Row
 }
 
 // NewMatcher returns a matcher of the plan.

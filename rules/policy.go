@@ -156,7 +156,7 @@ func (l *linter) tenants(has func(table string) bool) {
 		}
 		l.subject = subject{rule: r.Name}
 		for _, k := range r.Keys {
-			if slices.Contains(k.Columns(), column) {
+			if slices.Contains(k.Columns(), column) || slices.Contains(k.LookupColumns(), column) {
 				continue
 			}
 			prefix := k.Pattern().Prefix()

@@ -13,6 +13,9 @@ type Schema struct {
 	// Statements say of Set.Statements, by their text, what they return. What
 	// is not among them is not checked.
 	Statements map[string]StatementInfo
+	// Lookups are what the database makes of the lookups of rules, by the rules'
+	// names; of one that is missing nothing is known.
+	Lookups map[string]LookupInfo
 }
 
 // StatementInfo is what the database says of a query before it runs.
@@ -21,6 +24,17 @@ type StatementInfo struct {
 	Error string
 	// Columns of its rows: Name, Type and TypeName.
 	Columns []ColumnInfo
+}
+
+// LookupInfo describes a rule's lookup.
+type LookupInfo struct {
+	// Refusal is why the database does not execute it; empty if it does.
+	Refusal string
+	// Columns of its result, with names and types.
+	Columns []ColumnInfo
+	// Tables are schema.name of the tables that it reads: of a partition its
+	// root, of a view those behind it. What functions read is not known.
+	Tables []string
 }
 
 // TableInfo describes one table.

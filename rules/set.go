@@ -258,6 +258,9 @@ type Rule struct {
 	Keys []*Template
 	// Tags are purged, each alternative by itself; see TagSet.
 	Tags []TagSet
+	// Lookup finds values that the rows do not have, for {lookup.column} in Keys
+	// and Tags; nil if no key or tag needs one.
+	Lookup *Lookup
 	// Action is what becomes of the entries.
 	Action Action
 	// If bounds which entries action Rewarm fills again.

@@ -39,6 +39,9 @@ func (s *Set) Units() []Unit {
 		for _, tags := range r.Tags {
 			parts = append(parts, strings.Join(texts(tags.All), "\x00"))
 		}
+		if r.Lookup != nil {
+			parts = append(parts, "lookup", r.Lookup.SQL)
+		}
 		add(fmt.Sprintf("rule %q", r.Name), classes, all, parts...)
 	}
 	for _, c := range s.Entries {

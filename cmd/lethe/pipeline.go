@@ -18,6 +18,7 @@ import (
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/invalidator"
+	"github.com/lethe-cache/lethe/lookup"
 	"github.com/lethe-cache/lethe/rules"
 	"github.com/lethe-cache/lethe/stream"
 )
@@ -70,6 +71,9 @@ type parts struct {
 	consumer stream.Consumer
 	reader   *cdc.Reader
 	worker   *invalidator.Worker
+	// lookups are the worker's, on connections of their own: the log waits for
+	// them, and they must not wait for anything else.
+	lookups *lookup.Runner
 	// deadLetters are the database's in direct, a topic's in kafka.
 	deadLetters stream.DeadLetters
 	// services run beside the worker.
@@ -232,6 +236,9 @@ func (p *pipeline) close() error {
 	}
 	if up.store != nil {
 		errs = append(errs, up.store.Close())
+	}
+	if up.lookups != nil {
+		up.lookups.Close()
 	}
 	if up.database != nil {
 		up.database.close()

@@ -17,6 +17,7 @@ import (
 	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/invalidator"
+	"github.com/lethe-cache/lethe/lookup"
 	"github.com/lethe-cache/lethe/migrations"
 	"github.com/lethe-cache/lethe/rules"
 	"github.com/lethe-cache/lethe/stream/deadletter"
@@ -255,9 +256,16 @@ func (p *pipeline) prepareLog(ctx context.Context) error {
 }
 
 func (p *pipeline) prepareWorker() error {
+	lookups, err := lookup.Open(lookup.Config{URL: p.settings.PostgresURL})
+	if err != nil {
+		return usagef("LETHE_POSTGRES_URL: %w", err)
+	}
+	p.mu.Lock()
+	p.up.lookups = lookups
+	p.mu.Unlock()
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
-		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, PruneRate: p.pruneRate(),
+		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, Lookup: lookups.Lookup, PruneRate: p.pruneRate(),
 		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer,
 	})
 	if err != nil {

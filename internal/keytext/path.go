@@ -48,10 +48,14 @@ func (s Step) String() string {
 // Source is what a placeholder takes its value from, without the side: a column
 // and the path into it.
 func (s *Segment) Source() string {
-	if len(s.Path) == 0 {
-		return s.Column
+	from := s.Column
+	if s.Lookup {
+		from = "lookup." + from
 	}
-	return s.Column + pathText(s.Path)
+	if len(s.Path) == 0 {
+		return from
+	}
+	return from + pathText(s.Path)
 }
 
 // Each reports whether the placeholder stands for several values.

@@ -34,6 +34,9 @@ type Segment struct {
 	// Literal is the text if Column is empty.
 	Literal string
 	Column  string
+	// Lookup says that Column is one of the result of the rule's lookup, and not
+	// of the row: {lookup.category_id}.
+	Lookup bool
 	// Path leads from the column to a part of it.
 	Path []Step
 	Side Side
@@ -53,10 +56,8 @@ type Template struct {
 // SyntaxError is a mistake in a template.
 type SyntaxError struct {
 	// Offset is the byte at which it was noticed.
-	Offset int
-	// Unsupported is true for what a later version understands.
-	Unsupported bool
-	Message     string
+	Offset  int
+	Message string
 }
 
 // Error says what is wrong.
@@ -64,8 +65,8 @@ func (e *SyntaxError) Error() string { return e.Message }
 
 // Parse reads a template: literal text with {column}, {old.column} and
 // {new.column}, each optionally with a path into the column ({payload.user.id},
-// {tags[0]}, {items[*].id}) and with filters ({slug|lower}); {{ and }} stand for
-// braces. A column that is not a plain identifier is written {"in quotes"}.
+// {tags[0]}, {items[*].id}) and with filters ({slug|lower}), and {lookup.column};
+// {{ and }} stand for braces. A column that is not a plain identifier is written {"in quotes"}.
 // The error is a *SyntaxError.
 func Parse(text string) (*Template, error) {
 	if text == "" {
@@ -164,8 +165,15 @@ func (p *parser) placeholder() (Segment, error) {
 			seg.Side = Old
 		}
 		first, rest = splitName(rest[1:])
+		if first == "lookup" && rest != "" && !strings.HasPrefix(path[len("old."):], `"`) {
+			return Segment{}, p.errorf(open, "placeholder {%s}: a lookup has no side, it is made for the old row and for the new one: {lookup%s}", body, rest)
+		}
 	case first == "lookup" && rest != "" && path[0] != '"':
-		return Segment{}, p.unsupported(open, "lookup ({%s})", body)
+		if !strings.HasPrefix(rest, ".") {
+			return Segment{}, p.errorf(open, "placeholder {%s} names no column of the lookup: write {lookup.column}", body)
+		}
+		seg.Lookup = true
+		first, rest = splitName(rest[1:])
 	}
 	if first == "" {
 		return Segment{}, p.errorf(open, "placeholder {%s} names no column", body)
@@ -180,12 +188,6 @@ func (p *parser) placeholder() (Segment, error) {
 
 func (p *parser) errorf(offset int, format string, args ...any) *SyntaxError {
 	return &SyntaxError{Offset: offset, Message: fmt.Sprintf(format, args...)}
-}
-
-func (p *parser) unsupported(offset int, format string, args ...any) *SyntaxError {
-	e := p.errorf(offset, format+" is not supported by this version", args...)
-	e.Unsupported = true
-	return e
 }
 
 // quotedBody returns what stands before the closing brace, which does not
@@ -246,17 +248,27 @@ func (t *Template) Segments() []Segment { return t.segments }
 // Pattern returns what recognises names that the template builds.
 func (t *Template) Pattern() *Pattern { return &t.pattern }
 
-// Columns returns the columns that placeholders name, in order, each once.
-func (t *Template) Columns() []string {
+// Columns returns the columns of the row that placeholders name, in order, each
+// once.
+func (t *Template) Columns() []string { return t.columns(false) }
+
+// LookupColumns returns the columns of the lookup that placeholders name, in
+// order, each once.
+func (t *Template) LookupColumns() []string { return t.columns(true) }
+
+func (t *Template) columns(lookup bool) []string {
 	var out []string
-	seen := make(map[string]bool, len(t.segments))
 	for _, s := range t.segments {
-		if s.Column != "" && !seen[s.Column] {
-			seen[s.Column] = true
+		if s.Column != "" && s.Lookup == lookup && !slices.Contains(out, s.Column) {
 			out = append(out, s.Column)
 		}
 	}
 	return out
+}
+
+// HasLookup reports whether a placeholder takes its value from a lookup.
+func (t *Template) HasLookup() bool {
+	return slices.ContainsFunc(t.segments, func(s Segment) bool { return s.Lookup })
 }
 
 // HasPath reports whether a placeholder reaches into its column.
@@ -294,7 +306,7 @@ func (t *Template) Append(dst []byte, value func(column string) []byte) []byte {
 // Render renders the template from Go values; see AppendValue for the types.
 // value returns false for a column that it does not know, which is an error.
 // ok is false if a value is NULL: there is no such name then. A template with
-// paths is an error: they are for rules, which see rows.
+// paths or lookups is an error: they are for rules, which see rows.
 func (t *Template) Render(value func(column string) (any, bool)) (name string, ok bool, err error) {
 	var buf []byte
 	for i := range t.segments {
@@ -305,6 +317,9 @@ func (t *Template) Render(value func(column string) (any, bool)) (name string, o
 		}
 		if len(s.Path) > 0 {
 			return "", false, fmt.Errorf("render %q: {%s} is a path, which only rules have", t.text, s.Source())
+		}
+		if s.Lookup {
+			return "", false, fmt.Errorf("render %q: {%s} is looked up, which only rules do", t.text, s.Source())
 		}
 		v, known := value(s.Column)
 		if !known {
