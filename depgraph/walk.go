@@ -17,25 +17,47 @@ type Report struct {
 
 // Walker follows a graph's dependencies. Not safe for concurrent use.
 type Walker struct {
+	// ConditionUnknown is told of a condition that could not be decided and
+	// counts as true. Nil: nobody is told. It must be fast.
+	ConditionUnknown func(d *rules.Dependency, err error)
+
 	graph    *Graph
 	limits   Limits
-	seen     map[string]struct{} // kind and name, of one root's walk
+	seen     names                 // of one rule's walk
+	forms    map[reachKey]struct{} // that one rule's walk has raised
 	captures [][]byte
 	scratch  []byte
+	// scope is what conditions see; decided is false where there is no change to
+	// be told of, so that every condition counts as true.
+	scope   rules.EdgeScope
+	decided bool
 }
 
 // Cascade appends to ts whatever depends on ts.List[from:], the targets of one
 // change, and reports it. Added targets take the rule, action and position of
-// what they came from, and say in Depth how many dependencies lie between.
+// what they came from, and say in Depth how many dependencies lie between;
+// from Cascade.StaleFrom on their action is Stale. c is the change, which
+// conditions of dependencies see; with nil they all count as true.
 //
 // The targets of one rule are walked together, each name once, whatever circles
 // the dependencies have; those of another rule again, because it may go deeper
-// or do something else. It does not block; without dependencies it does
-// nothing, and allocates nothing.
-func (w *Walker) Cascade(ts *rules.Targets, from int) Report {
+// or do something else. So a name that several rules reach is followed as deep
+// as the one that goes deepest, and the strongest of their actions wins. Within
+// a rule a name's least depth decides: there its action is the strongest.
+//
+// It does not block; without dependencies it does nothing, and allocates
+// nothing.
+func (w *Walker) Cascade(ts *rules.Targets, from int, c *change.Change) Report {
 	var rep Report
 	if len(w.graph.edges) == 0 {
 		return rep
+	}
+	w.decided = c != nil
+	if c != nil {
+		w.scope.Op, w.scope.Table = c.Op.String(), ""
+		if c.Table != nil {
+			w.scope.Table = c.Table.QualifiedName()
+		}
 	}
 	end := len(ts.List)
 	for i := from; i < end; i++ {
@@ -62,9 +84,16 @@ func (w *Walker) walk(ts *rules.Targets, from, start, stop int, rep *Report) {
 	if cascade.Depth <= 0 {
 		return
 	}
-	clear(w.seen)
+	w.scope.Rule = ""
+	if r := ts.List[start].Rule; r != nil {
+		w.scope.Rule = r.Name
+	}
+	w.seen.reset()
+	clear(w.forms)
 	for i := start; i < stop; i++ {
-		w.mark(&ts.List[i])
+		if t := &ts.List[i]; (t.Kind == rules.KindKey || t.Kind == rules.KindTag) && !w.seen.has(ts.List, t.Kind, t.Name) {
+			w.seen.put(ts.List, i)
+		}
 	}
 	// Level by level: ts.List[lo:hi] are the names of the one at hand. Those of
 	// the next are appended, so that the list is the queue.
@@ -95,9 +124,9 @@ func (w *Walker) expand(ts *rules.Targets, i, depth int, rep *Report) bool {
 	t.Parent = i + 1 // of what follows from it
 	ok := true
 	w.each(&t, func(e *edge, captures [][]byte) {
-		for k := range e.to {
+		for _, to := range e.to {
 			if ok {
-				ok = w.add(ts, &t, &e.to[k], captures, depth, rep)
+				ok = w.add(ts, &t, to, captures, depth, rep)
 			}
 		}
 	})
@@ -119,8 +148,9 @@ func (w *Walker) each(t *rules.Target, f func(e *edge, captures [][]byte)) {
 }
 
 func (w *Walker) eachOf(t *rules.Target, name []byte, f func(e *edge, captures [][]byte)) {
+	g := w.graph
 	local := name
-	if p := w.graph.prefix; len(p) > 0 {
+	if p := g.prefix; len(p) > 0 {
 		if len(name) <= len(p) || string(name[:len(p)]) != string(p) {
 			return
 		}
@@ -129,39 +159,76 @@ func (w *Walker) eachOf(t *rules.Target, name []byte, f func(e *edge, captures [
 	if t.Class != nil { // the versions of a value are one name to others
 		local = t.Class.Unversioned(local)
 	}
-	for _, i := range w.graph.candidates(t) {
-		e := &w.graph.edges[i]
-		captures, ok := e.dep.Of.Pattern().Captures(w.captures[:0], local)
-		if ok {
-			f(e, captures)
+	for _, i := range g.literals[string(local)] {
+		if e := &g.edges[i]; w.holds(e.dep, t, nil) {
+			f(e, nil)
 		}
 	}
+	for _, n := range g.lengths {
+		if n > len(local) {
+			return
+		}
+		for _, i := range g.patterns[string(local[:n])] {
+			e := &g.edges[i]
+			// A key belongs to one class; a tag, and a key without a class, may
+			// look like anything.
+			if of := e.dep.Of.Class; t.Kind == rules.KindKey && t.Class != nil && of != nil && of != t.Class {
+				continue
+			}
+			captures, ok := e.dep.Of.Pattern().Captures(w.captures[:0], local)
+			if ok && w.holds(e.dep, t, captures) {
+				f(e, captures)
+			}
+		}
+	}
+}
+
+// holds asks a dependency's condition about a name.
+func (w *Walker) holds(d *rules.Dependency, t *rules.Target, captures [][]byte) bool {
+	if !w.decided || !d.Conditional() {
+		return true
+	}
+	w.scope.Depth, w.scope.Values = t.Depth, captures
+	ok, err := d.Holds(&w.scope)
+	if err != nil && w.ConditionUnknown != nil {
+		w.ConditionUnknown(d, err)
+	}
+	return ok
+}
+
+// kinds are what a name may be invalidated as.
+var kinds = [...]rules.Kind{rules.KindKey, rules.KindTag}
+
+func (to *target) is(kind rules.Kind) bool {
+	return kind == rules.KindKey && to.key || kind == rules.KindTag && to.tag
 }
 
 // add appends one dependent name as what it may be; false if the limit is
 // reached.
 func (w *Walker) add(ts *rules.Targets, of *rules.Target, to *target, captures [][]byte, depth int, rep *Report) bool {
 	w.scratch = w.appendName(w.scratch[:0], to, captures)
-	next := rules.Target{Class: to.template.Class, Rule: of.Rule, Template: to.template, Parent: of.Parent,
-		Action: of.Action, Cascade: of.Cascade, Depth: depth, X: of.X}
-	for _, kind := range [...]rules.Kind{rules.KindKey, rules.KindTag} {
-		if kind == rules.KindKey && !to.key || kind == rules.KindTag && !to.tag {
-			continue
-		}
-		next.Kind, next.Name = kind, w.scratch
-		if kind == rules.KindTag {
-			next.Class = nil
-		}
-		if w.visited(&next) {
+	for _, kind := range kinds {
+		if !to.is(kind) || w.seen.has(ts.List, kind, w.scratch) {
 			continue
 		}
 		if rep.Names >= w.limits.Names {
 			return false
 		}
 		rep.Names++
-		next.Name = ts.Intern(w.scratch)
-		w.mark(&next)
+		next := rules.Target{Kind: kind, Name: ts.Intern(w.scratch), Rule: of.Rule, Template: to.template, Parent: of.Parent,
+			Action: of.Action, Cascade: of.Cascade, Depth: depth, X: of.X}
+		if kind == rules.KindKey {
+			next.Class = to.template.Class
+			if to.byName {
+				next.Class = w.graph.set.ClassOf(next.Name)
+			}
+		}
+		if from := of.Cascade.StaleFrom; from > 0 && depth >= from {
+			next.Action = rules.Stale
+		}
+		at := len(ts.List)
 		ts.AddName(next)
+		w.seen.put(ts.List, at)
 	}
 	return true
 }
@@ -175,26 +242,6 @@ func (w *Walker) appendName(dst []byte, to *target, captures [][]byte) []byte {
 	})
 }
 
-func (w *Walker) visited(t *rules.Target) bool {
-	_, ok := w.seen[string(w.id(t))]
-	return ok
-}
-
-func (w *Walker) mark(t *rules.Target) {
-	if t.Kind == rules.KindKey || t.Kind == rules.KindTag {
-		w.seen[string(w.id(t))] = struct{}{}
-	}
-}
-
-// id is made in the walker's memory, behind the name at hand.
-func (w *Walker) id(t *rules.Target) []byte {
-	n := len(w.scratch)
-	w.scratch = append(append(w.scratch, byte(t.Kind)), t.Name...)
-	id := w.scratch[n:]
-	w.scratch = w.scratch[:n]
-	return id
-}
-
 // beyond raises the classes of names that the default depth does not reach, and
 // of all that follows from them. It reports whether there are any.
 func (w *Walker) beyond(ts *rules.Targets, from, lo, hi int, rep *Report) bool {
@@ -203,8 +250,8 @@ func (w *Walker) beyond(ts *rules.Targets, from, lo, hi int, rep *Report) bool {
 		t := ts.List[i]
 		t.Parent = i + 1
 		w.each(&t, func(e *edge, captures [][]byte) {
-			for k := range e.to {
-				if to := &e.to[k]; !w.reached(to, captures) {
+			for _, to := range e.to {
+				if !w.reached(ts, to, captures) {
 					found = true
 					w.raiseTemplate(ts, from, t, to.template, rules.CascadeDepthMax, rep)
 				}
@@ -215,13 +262,10 @@ func (w *Walker) beyond(ts *rules.Targets, from, lo, hi int, rep *Report) bool {
 }
 
 // reached reports whether a name that an edge leads to is in the list already.
-func (w *Walker) reached(to *target, captures [][]byte) bool {
+func (w *Walker) reached(ts *rules.Targets, to *target, captures [][]byte) bool {
 	w.scratch = w.appendName(w.scratch[:0], to, captures)
-	for _, kind := range [...]rules.Kind{rules.KindKey, rules.KindTag} {
-		if kind == rules.KindKey && !to.key || kind == rules.KindTag && !to.tag {
-			continue
-		}
-		if !w.visited(&rules.Target{Kind: kind, Name: w.scratch}) {
+	for _, kind := range kinds {
+		if to.is(kind) && !w.seen.has(ts.List, kind, w.scratch) {
 			return false
 		}
 	}
@@ -247,16 +291,21 @@ func (w *Walker) overflow(ts *rules.Targets, from, i, hi int, c rules.Cascade, d
 			continue
 		}
 		w.each(&t, func(e *edge, captures [][]byte) {
-			for k := range e.to {
-				w.raiseTemplate(ts, from, t, e.to[k].template, steps-1, rep)
+			for _, to := range e.to {
+				w.raiseTemplate(ts, from, t, to.template, steps-1, rep)
 			}
 		})
 	}
 }
 
 // raiseTemplate raises the class of names of one form, and the classes that
-// follow from it within so many steps.
+// follow from it within so many steps; once for each form.
 func (w *Walker) raiseTemplate(ts *rules.Targets, from int, of rules.Target, t *rules.Template, steps int, rep *Report) {
+	key := form(t, steps)
+	if _, done := w.forms[key]; done {
+		return
+	}
+	w.forms[key] = struct{}{}
 	of.Reason, of.Template = change.ReasonCascade, t
 	before := len(ts.List)
 	ts.AddClass(from, of, t.Class)

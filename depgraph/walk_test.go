@@ -92,7 +92,7 @@ func TestCascade(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			ts := rules.Targets{List: tt.from}
-			rep := depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0)
+			rep := depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0, nil)
 			if got := show(&ts); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
@@ -112,7 +112,7 @@ func TestCascadeInherits(t *testing.T) {
 	second := key(set, "profile:1", r, rules.Cascade{Depth: 1, Bound: true})
 	second.Action = rules.Stale
 	ts := rules.Targets{List: []rules.Target{first, second}}
-	depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 1)
+	depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 1, nil)
 	if len(ts.List) != 3 {
 		t.Fatalf("targets %s", show(&ts))
 	}
@@ -126,7 +126,7 @@ func TestCascadeWithoutDependenciesDoesNotAllocate(t *testing.T) {
 	set := parse(t, "version: 1\nentries: {a: {key: 'a:{id}'}}\n")
 	w := depgraph.New(set).NewWalker(depgraph.Limits{})
 	ts := rules.Targets{List: []rules.Target{key(set, "a:1", nil, deep)}}
-	if n := testing.AllocsPerRun(100, func() { w.Cascade(&ts, 0) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.Cascade(&ts, 0, nil) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -136,7 +136,7 @@ func TestCascadeGrowingNamesEnd(t *testing.T) {
 	t.Parallel()
 	set := parse(t, "version: 1\nentries: {a: {key: 'a:{id}'}}\ndependencies:\n- {of: 'a:{id}', also: ['a:x{id}']}\n")
 	ts := rules.Targets{List: []rules.Target{key(set, "a:1", nil, deep)}}
-	rep := depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0)
+	rep := depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0, nil)
 	if rep != (depgraph.Report{Names: 16, Raised: 1, DepthExceeded: true}) || !strings.HasSuffix(show(&ts), "key a:xxxxxxxx1/8; tag a:xxxxxxxx1/8; raise * cascade") {
 		t.Errorf("report %+v, targets %s", rep, show(&ts))
 	}
@@ -198,7 +198,7 @@ func TestCascadeEqualsNaiveSearch(t *testing.T) {
 		}
 		start := r.IntN(classes)
 		ts := rules.Targets{List: []rules.Target{key(set, fmt.Sprintf("c%d:42", start), nil, c)}}
-		rep := depgraph.New(set).NewWalker(depgraph.Limits{Names: limit}).Cascade(&ts, 0)
+		rep := depgraph.New(set).NewWalker(depgraph.Limits{Names: limit}).Cascade(&ts, 0, nil)
 
 		names, raised := map[string]int{}, map[string]bool{}
 		for i := range ts.List {
@@ -256,7 +256,7 @@ func TestWalkerIsReused(t *testing.T) {
 	for i := range 50 {
 		ts.Reset()
 		ts.List = append(ts.List, key(set, fmt.Sprint("user:", i), nil, deep))
-		if rep := w.Cascade(&ts, 0); rep != (depgraph.Report{Names: 6}) {
+		if rep := w.Cascade(&ts, 0, nil); rep != (depgraph.Report{Names: 6}) {
 			t.Fatalf("change %d: %+v", i, rep)
 		}
 	}
@@ -271,6 +271,6 @@ func BenchmarkCascade(b *testing.B) {
 	for b.Loop() {
 		ts.Reset()
 		ts.List = append(ts.List, start)
-		w.Cascade(&ts, 0)
+		w.Cascade(&ts, 0, nil)
 	}
 }

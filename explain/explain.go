@@ -76,6 +76,9 @@ func New(set *rules.Set) (*Explainer, error) {
 			e.note("rule %q: the condition could not be decided and counts as true: %v", r.Name, err)
 		},
 	})
+	e.walker.ConditionUnknown = func(d *rules.Dependency, err error) {
+		e.note("dependency of %q: the condition could not be decided and counts as true: %v", d.Of, err)
+	}
 	return e, nil
 }
 
@@ -95,7 +98,7 @@ func (e *Explainer) Explain(c *change.Change) (Explanation, error) {
 	if err := e.matcher.Match(&e.targets, c, change.Position{Era: 1, LSN: 1}); err != nil {
 		return out, err
 	}
-	report := e.walker.Cascade(&e.targets, 0)
+	report := e.walker.Cascade(&e.targets, 0, c)
 	if report.DepthExceeded {
 		e.note("the cascade goes deeper than its default of %d: the classes beyond are raised", rules.CascadeDepthDefault)
 	}

@@ -149,7 +149,7 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 		l.targets.List = l.targets.List[:from]
 		return
 	}
-	report := l.walker.Cascade(&l.targets, from)
+	report := l.walker.Cascade(&l.targets, from, c)
 	if report.DepthExceeded {
 		l.w.metrics.cascades.WithLabelValues("depth").Inc()
 	}

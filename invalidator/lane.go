@@ -267,4 +267,5 @@ func (l *lane) refresh() {
 	l.matcher = current.Plan.NewMatcher(l.w.metrics.ruleObserver())
 	l.matcher.UseLookups(&l.looked)
 	l.walker = current.Graph.NewWalker(current.Limits)
+	l.walker.ConditionUnknown = l.w.metrics.edgeObserver()
 }

@@ -132,6 +132,18 @@ func (m *Metrics) ruleObserver() rules.Observer {
 	}
 }
 
+// edgeObserver counts conditions of dependencies that could not be decided, under
+// what the dependency starts from.
+func (m *Metrics) edgeObserver() func(*rules.Dependency, error) {
+	return func(d *rules.Dependency, _ error) {
+		from := "dependency of " + d.Of.String()
+		if d.ID != 0 {
+			from = "lethe.dependencies" // as many as there are rows would be too many
+		}
+		m.condUnknown.WithLabelValues(from).Inc()
+	}
+}
+
 // ruleHandles are the resolved children of one rule: looking labels up for
 // every change would cost more than matching it.
 type ruleHandles struct {

@@ -31,6 +31,15 @@ func newClassIndex(entries []*Class) classIndex {
 
 func (x *classIndex) byShape(t *Template) *Class { return x.shapes[t.shape()] }
 
+// of is the class of a name that a dependency has: of its form, or of the name
+// itself if it is one.
+func (x *classIndex) of(t *Template) *Class {
+	if c := x.byShape(t); c != nil || t.Pattern().Placeholders() > 0 {
+		return c
+	}
+	return x.byName([]byte(t.Pattern().Prefix()))
+}
+
 // byName takes a name without its namespace.
 func (x *classIndex) byName(name []byte) *Class {
 	for _, c := range x.sorted {

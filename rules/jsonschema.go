@@ -156,10 +156,13 @@ func grammar() map[string]jsonSchema {
 		"rule": mappingOf("Which changes of a table matter, and what they invalidate.", rule, "name", "table"),
 		"lookup": mappingOf("Values that the row does not have, for {lookup.column} in keys and tags.", jsonSchema{
 			"sql": describe("A SELECT by columns of the rule's table: SELECT category_id FROM products WHERE id = @product_id", anyText())}, "sql"),
-		"tags":    mappingOf("all: entries that carry each of them; any: those that carry one.", jsonSchema{"all": textOrTexts(), "any": textOrTexts()}),
-		"cascade": mappingOf("How far dependencies are followed.", jsonSchema{"depth": orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": CascadeDepthMax})}, "depth"),
+		"tags": mappingOf("all: entries that carry each of them; any: those that carry one.", jsonSchema{"all": textOrTexts(), "any": textOrTexts()}),
+		"cascade": mappingOf("How far dependencies are followed.", jsonSchema{
+			"depth":        describe("Nothing beyond it is touched.", orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": CascadeDepthMax})),
+			"stale_beyond": describe("Entries that are further away are kept stale instead of forgotten.", orVariable(jsonSchema{"type": "integer", "minimum": 0, "maximum": CascadeDepthMax - 1}))}),
 		"dependency": mappingOf("Whatever forgets a name of the form of the first forgets the others.", jsonSchema{
-			"of": describe("Template: user:{id}.", anyText()), "also": describe("Templates of the placeholders of the first.", textOrTexts())}, "of", "also"),
+			"of": describe("Template: user:{id}.", anyText()), "also": describe("Templates of the placeholders of the first.", textOrTexts()),
+			"when": describe("CEL over the placeholders of the first, op, table, rule and depth.", optional(anyText()))}, "of", "also"),
 		"warm": mappingOf("Entries to be filled before they are asked for.", jsonSchema{
 			"entry": describe("The entry's name.", anyText()), "sql": describe("A SELECT of the placeholders of its key.", anyText()),
 			"on_start": describe("Run it before the process is ready.", trueOrFalse()),
@@ -179,6 +182,7 @@ func grammar() map[string]jsonSchema {
 	}
 	defs["rule"]["anyOf"] = []jsonSchema{{"required": []string{"keys"}}, {"required": []string{"tags"}}}
 	defs["load"]["oneOf"] = []jsonSchema{{"required": []string{"sql"}}, {"required": []string{"http"}}}
+	defs["cascade"]["minProperties"] = 1
 	defs["tags"]["minProperties"], defs["tags"]["maxProperties"] = 1, 1
 	return defs
 }

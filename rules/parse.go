@@ -67,6 +67,7 @@ type builder struct {
 	findings Findings
 	d        *decoder // of the file at hand
 	env      *cel.Env // made for the first condition
+	edges    edgeConditions
 	lookup   func(name string) (string, bool)
 	disk     bool              // files may be included
 	files    map[string]string // by fileID, how they came in
@@ -262,7 +263,7 @@ func (b *builder) finish() (*Set, error) {
 // link binds templates to classes, and checks what only the whole set shows.
 func (b *builder) link() {
 	s := b.set
-	s.index = newClassIndex(s.Entries)
+	s.index, s.edges = newClassIndex(s.Entries), &formGraph{}
 	for _, c := range s.Entries {
 		c.Key.Class, c.namespace = c, s.Namespace
 	}
@@ -274,9 +275,9 @@ func (b *builder) link() {
 		}
 	}
 	for _, dep := range s.Dependencies {
-		dep.Of.Class = s.index.byShape(dep.Of)
+		dep.Of.Class = s.index.of(dep.Of)
 		for _, a := range dep.Also {
-			a.Class = s.index.byShape(a)
+			a.Class = s.index.of(a)
 		}
 	}
 	for _, w := range s.Warm {

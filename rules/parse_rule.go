@@ -10,8 +10,8 @@ import (
 
 var (
 	tagsFields       = []string{"all", "any"}
-	cascadeFields    = []string{"depth"}
-	dependencyFields = []string{"of", "also"}
+	cascadeFields    = []string{"depth", "stale_beyond"}
+	dependencyFields = []string{"of", "also", "when"}
 
 	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "lookup", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
 	ruleLater  = []string{"at"}
@@ -267,15 +267,34 @@ func (b *builder) ruleCascade(n *yaml.Node, r *Rule) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false or {depth: n}, not %s", b.d.show(n))
+		b.d.errorf(CodeValue, b.d.place(n), "\"cascade\" must be true, false, {depth: n} or {stale_beyond: n}, not %s", b.d.show(n))
 		return
 	}
-	f, ok := b.d.mapping(n, "cascade", cascadeFields, []string{"stale_beyond", "when"})
-	if !ok || f.required("depth") == nil {
+	f, ok := b.d.mapping(n, "cascade", cascadeFields, nil)
+	if !ok {
 		return
 	}
-	if depth, ok := f.integer("depth", 0, CascadeDepthMax); ok {
+	beyond := f.value("stale_beyond")
+	if beyond == nil && f.required("depth") == nil {
+		return
+	}
+	if f.value("depth") != nil {
+		depth, ok := f.integer("depth", 0, CascadeDepthMax)
+		if !ok {
+			return
+		}
 		r.Cascade = Cascade{Depth: depth, Bound: true}
+	}
+	if beyond == nil {
+		return
+	}
+	fresh, ok := f.integer("stale_beyond", 0, CascadeDepthMax)
+	switch {
+	case !ok:
+	case fresh >= r.Cascade.Depth:
+		b.d.errorf(CodeValue, b.d.place(beyond), "\"stale_beyond\" must be less than the depth, %d: nothing lies beyond", r.Cascade.Depth)
+	default:
+		r.Cascade.StaleFrom = fresh + 1
 	}
 }
 
@@ -292,7 +311,7 @@ func (b *builder) refuseEach(ts []*Template) {
 
 func (b *builder) dependency(n *yaml.Node) {
 	d := b.d
-	f, ok := d.mapping(n, "the dependency", dependencyFields, []string{"when", "stale_beyond"})
+	f, ok := d.mapping(n, "the dependency", dependencyFields, nil)
 	if !ok {
 		return
 	}
@@ -323,6 +342,9 @@ func (b *builder) dependency(n *yaml.Node) {
 				d.errorf(CodeTemplate, t.segmentPlace(s), "filters have no meaning in dependencies: the values are taken from a name as it is")
 			}
 		}
+	}
+	if v := f.value("when"); v != nil {
+		b.edgeWhen(v, dep)
 	}
 	b.set.Dependencies = append(b.set.Dependencies, dep)
 }

@@ -208,8 +208,13 @@ func (r *Rule) templates() []*Template {
 
 // whenPlace turns a place in the condition's text into one in the file.
 func (r *Rule) whenPlace(line, col int) place {
-	p := r.pos["when"]
-	if r.folded {
+	return conditionPlace(r.pos["when"], r.folded, line, col)
+}
+
+// conditionPlace is a place in a condition's text that begins at p; folded says
+// that its lines were joined.
+func conditionPlace(p place, folded bool, line, col int) place {
+	if folded {
 		return p
 	}
 	if line > 1 {

@@ -49,6 +49,7 @@ type Set struct {
 
 	warnings Findings
 	index    classIndex
+	edges    *formGraph
 	secrets  []secret
 	// namespaced: the namespace was said, be it empty.
 	namespaced bool
@@ -242,6 +243,10 @@ type Cascade struct {
 	// Bound is true if the file gave the depth: nothing beyond it is touched.
 	// Otherwise what lies beyond the default depth has its classes raised.
 	Bound bool
+	// StaleFrom is the depth from which on entries are kept stale, whatever the
+	// rule does with those before it; 0: nowhere. It is one more than the file's
+	// stale_beyond.
+	StaleFrom int
 }
 
 // Rule says which changes of a table matter, and what they invalidate.
@@ -297,10 +302,16 @@ type TagSet struct {
 // Dependency is a static edge of the cascade: whatever invalidates a name of
 // the form Of also invalidates each of Also.
 type Dependency struct {
+	// ID is the number of the row that declares it; 0: the file does. See
+	// Set.WithEdges.
+	ID   int64
 	Of   *Template
 	Also []*Template
+	// When is the condition's text; empty means always. See EdgeScope.
+	When string
 
-	pos place
+	pos  place
+	cond *edgeCondition
 }
 
 // TableUse is what the rules need of one table.

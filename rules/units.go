@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"hash/fnv"
+	"io"
 	"slices"
 	"strings"
 )
@@ -35,7 +36,7 @@ func (s *Set) Units() []Unit {
 	}
 	for _, r := range s.Rules {
 		classes, all := s.touchedByRule(r)
-		parts := []string{"rule", r.QualifiedTable(), r.On.String(), r.When, fmt.Sprint(r.Cascade, r.Strict), strings.Join(texts(r.Keys), "\x00")}
+		parts := []string{"rule", r.QualifiedTable(), r.On.String(), r.When, fmt.Sprintf("{%d %t} %t", r.Cascade.Depth, r.Cascade.Bound, r.Strict), strings.Join(texts(r.Keys), "\x00")}
 		for _, tags := range r.Tags {
 			parts = append(parts, strings.Join(texts(tags.All), "\x00"))
 		}
@@ -48,9 +49,86 @@ func (s *Set) Units() []Unit {
 		add(fmt.Sprintf("entry %q", c.Name), []*Class{c}, false, "entry", c.Name, c.Key.String(), c.Mode.String(),
 			fmt.Sprint(c.Versions), strings.Join(texts(c.Tags), "\x00"))
 	}
+	if len(s.Dependencies) > unitsOfDependencies {
+		return append(out, s.bundles()...)
+	}
 	for _, d := range s.Dependencies {
-		classes, all := s.Reach(d.Of, CascadeDepthMax)
-		add(fmt.Sprintf("dependency of %q", d.Of), classes, all, "dependency", d.Of.String(), strings.Join(texts(d.Also), "\x00"))
+		classes, all := s.reachedBy(d)
+		add(fmt.Sprintf("dependency of %q", d.Of), classes, all, d.identity()...)
+	}
+	return out
+}
+
+// reachedBy returns the classes that may be forgotten because of a dependency.
+func (s *Set) reachedBy(d *Dependency) (classes []*Class, all bool) {
+	for _, a := range d.Also {
+		if a.Class == nil {
+			all = true
+			for _, c := range s.Carriers(a) {
+				classes = addClass(classes, c)
+			}
+		} else {
+			classes = addClass(classes, a.Class)
+		}
+		more, any := s.Reach(a, CascadeDepthMax)
+		all = all || any
+		for _, c := range more {
+			classes = addClass(classes, c)
+		}
+	}
+	return classes, all
+}
+
+// identity is what matters in a dependency.
+func (d *Dependency) identity() []string {
+	parts := []string{"dependency", d.Of.String(), strings.Join(texts(d.Also), "\x00")}
+	if d.When != "" {
+		parts = append(parts, d.When)
+	}
+	return parts
+}
+
+// unitsOfDependencies is how many dependencies are a unit each. Of more, which
+// only a table holds, bundles are: what every partition notes, and compares at
+// every change of the rules, must not grow with them.
+const unitsOfDependencies = 1000
+
+// bundles are the dependencies as so many units, by what they start from. One
+// that is new changes its bundle, and so forgets what any dependency can reach:
+// more than it could.
+func (s *Set) bundles() []Unit {
+	var sums, counts [unitsOfDependencies]uint64
+	var classes []*Class
+	all := false
+	among := map[*Class]bool{}
+	for _, d := range s.Dependencies {
+		h := fnv.New64a()
+		for _, p := range d.identity() {
+			fmt.Fprintf(h, "%d:%s", len(p), p)
+		}
+		of := fnv.New64a()
+		io.WriteString(of, d.Of.String())
+		n := of.Sum64() % unitsOfDependencies
+		sums[n] += h.Sum64() // in whatever order they come
+		counts[n]++
+		for _, a := range d.Also {
+			switch {
+			case a.Class == nil:
+				all = true
+			case !among[a.Class]:
+				among[a.Class] = true
+				classes = append(classes, a.Class)
+			}
+		}
+	}
+	var out []Unit
+	for n := range sums {
+		if counts[n] == 0 {
+			continue
+		}
+		h := fnv.New64a()
+		fmt.Fprintf(h, "dependencies:%d:%d:%x", n, counts[n], sums[n])
+		out = append(out, Unit{ID: h.Sum64(), What: fmt.Sprintf("%d dependencies", counts[n]), Classes: classes, All: all})
 	}
 	return out
 }

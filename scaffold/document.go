@@ -282,7 +282,11 @@ func (d *document) dependencies() {
 	d.line("## What depends on what")
 	d.line("")
 	for _, dep := range d.set.Dependencies {
-		d.line("- whatever forgets %s also forgets %s", code(dep.Of.String()), codes(dep.Also))
+		when := ""
+		if dep.When != "" {
+			when = ", when " + code(dep.When)
+		}
+		d.line("- whatever forgets %s also forgets %s%s", code(dep.Of.String()), codes(dep.Also), when)
 	}
 }
 

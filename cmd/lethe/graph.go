@@ -92,7 +92,12 @@ func drawRules(set *rules.Set) *diagram.Graph {
 	for _, d := range set.Dependencies {
 		of := drawName(g, set, d.Of, d.Of.Class != nil)
 		for _, a := range d.Also {
-			g.Edge(of, drawName(g, set, a, a.Class != nil), "")
+			to := drawName(g, set, a, a.Class != nil)
+			if d.ID != 0 {
+				g.DashedEdge(of, to, oneLine(d.When))
+			} else {
+				g.Edge(of, to, oneLine(d.When))
+			}
 		}
 	}
 	return g

@@ -33,6 +33,7 @@ var kindNames = [...]string{"table", "rule", "entry", "tag"}
 type edge struct {
 	from, to int
 	label    string
+	dashed   bool
 }
 
 // Graph is a directed graph. The zero Graph is empty. Not safe for concurrent
@@ -58,8 +59,12 @@ func (g *Graph) Node(n Node) int {
 }
 
 // Edge adds an arrow, unless the same is there.
-func (g *Graph) Edge(from, to int, label string) {
-	e := edge{from, to, label}
+func (g *Graph) Edge(from, to int, label string) { g.add(edge{from, to, label, false}) }
+
+// DashedEdge adds an arrow with a dashed line, unless the same is there.
+func (g *Graph) DashedEdge(from, to int, label string) { g.add(edge{from, to, label, true}) }
+
+func (g *Graph) add(e edge) {
 	if !slices.Contains(g.edges, e) {
 		g.edges = append(g.edges, e)
 	}

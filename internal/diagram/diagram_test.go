@@ -35,6 +35,9 @@ func sample() *Graph {
 	g.Edge(list, product, "")  // a circle
 	g.Edge(list, list, "")
 	g.Edge(page, product, "") // is there already
+	g.DashedEdge(product, category, "id > 5")
+	g.DashedEdge(product, rating, "")
+	g.DashedEdge(product, rating, "") // is there already
 	return g
 }
 

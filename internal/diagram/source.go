@@ -20,10 +20,14 @@ func (g *Graph) Mermaid(w io.Writer) error {
 		fmt.Fprintf(&b, "  n%d%s\"%s\"%s:::%s\n", i, s[0], text, s[1], kindNames[n.Kind])
 	}
 	for _, e := range g.edges {
+		line := "-->"
+		if e.dashed {
+			line = "-.->"
+		}
 		if e.label != "" {
-			fmt.Fprintf(&b, "  n%d -->|\"%s\"| n%d\n", e.from, mermaidText(e.label), e.to)
+			fmt.Fprintf(&b, "  n%d %s|\"%s\"| n%d\n", e.from, line, mermaidText(e.label), e.to)
 		} else {
-			fmt.Fprintf(&b, "  n%d --> n%d\n", e.from, e.to)
+			fmt.Fprintf(&b, "  n%d %s n%d\n", e.from, line, e.to)
 		}
 	}
 	b.WriteString("  classDef table fill:#ddf4ff,stroke:#0969da\n  classDef rule fill:#fff8c5,stroke:#9a6700\n" +
@@ -50,11 +54,18 @@ func (g *Graph) DOT(w io.Writer) error {
 		fmt.Fprintf(&b, "  n%d [label=%s, %s];\n", i, dotText(text), looks[n.Kind])
 	}
 	for _, e := range g.edges {
+		var looks []string
 		if e.label != "" {
-			fmt.Fprintf(&b, "  n%d -> n%d [label=%s];\n", e.from, e.to, dotText(e.label))
-		} else {
-			fmt.Fprintf(&b, "  n%d -> n%d;\n", e.from, e.to)
+			looks = append(looks, "label="+dotText(e.label))
 		}
+		if e.dashed {
+			looks = append(looks, "style=dashed")
+		}
+		fmt.Fprintf(&b, "  n%d -> n%d", e.from, e.to)
+		if len(looks) > 0 {
+			fmt.Fprintf(&b, " [%s]", strings.Join(looks, ", "))
+		}
+		b.WriteString(";\n")
 	}
 	b.WriteString("}\n")
 	_, err := io.WriteString(w, b.String())

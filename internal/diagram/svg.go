@@ -137,7 +137,11 @@ func (l *layout) draw(b *strings.Builder, g *Graph, i int, back bool) {
 	if back {
 		end = "start"
 	}
-	fmt.Fprintf(b, `<path d="%s" marker-%s="url(#arrow)"/>`+"\n", d.String(), end)
+	dashed := ""
+	if g.edges[i].dashed {
+		dashed = ` stroke-dasharray="5 3"`
+	}
+	fmt.Fprintf(b, `<path d="%s" marker-%s="url(#arrow)"%s/>`+"\n", d.String(), end, dashed)
 	if label := g.edges[i].label; label != "" {
 		// In the gap, wherever the box ends.
 		to := route[1]
