@@ -53,6 +53,8 @@ type Metrics struct {
 	swept         prometheus.Counter
 	walked        prometheus.Counter
 	pruned        prometheus.Counter
+	openPurges    prometheus.Gauge
+	sweepLeft     prometheus.Gauge
 	indexNames    prometheus.Gauge
 	indexMembers  prometheus.Gauge
 	indexBytes    prometheus.Gauge
@@ -99,6 +101,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		walked: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_walked_keys_total", Help: "Keys of plain classes that walks unlinked."}),
 		pruned: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_index_pruned_total",
 			Help: "Members whose entry was gone and that were removed from the index, by the pruner and behind sweeps."}),
+		openPurges:   gauge("lethe_open_purges", "Purges of names that this process sweeps."),
+		sweepLeft:    gauge("lethe_sweep_remaining_members", "Members that these sweeps have not come to."),
 		indexNames:   gauge("lethe_index_names", "Names with members in the index, as the pruner's last round counted them; 0 where another process prunes."),
 		indexMembers: gauge("lethe_index_members", "Members in the index, the dead included."),
 		indexBytes:   gauge("lethe_index_bytes", "Memory of the index as Redis estimates it, from a sample of the names."),
@@ -110,7 +114,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	if reg != nil {
 		reg.MustRegister(m.commitToEvict, m.changes, m.invalidations, m.watermarkLag, m.deadLetters, m.raises, m.oldUnknown,
 			m.newUnknown, m.condUnknown, m.cascades, m.retries, m.nodesLost, m.batchChanges, m.pending, m.swept, m.walked,
-			m.pruned, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage, m.lookups, m.lookupSeconds)
+			m.pruned, m.openPurges, m.sweepLeft, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage,
+			m.lookups, m.lookupSeconds)
 	}
 	return m
 }

@@ -2,6 +2,8 @@ package invalidator
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
@@ -67,13 +69,14 @@ func (l *lane) sweepBeside(ctx context.Context, purges []purge, v change.Positio
 		ctx := l.ctx
 		defer func() { <-l.w.sweeps }()
 		defer gauge.Dec()
+		s.follower = s.follow(ctx)
+		defer s.follower.end()
 		for i := range purges {
 			if err := s.sweep(ctx, &purges[i]); err != nil {
 				return // ctx ended: never done, so delivered again
 			}
 		}
 		l.led.done(m)
-		s.prune(ctx, purges)
 	})
 	return nil
 }
@@ -89,14 +92,25 @@ type sweeper struct {
 	rewarms rewarms
 	// attempts at the purge, this one included.
 	attempts int
+
+	follower *follower
+	progress *progress
+	pace     sweepPace
 }
 
 // sweep enumerates the members, invalidates each, and only then lets readers
 // take values of the tag for hits again. After a node that lost writes was
 // redone it begins again with the raise of the table.
-func (s *sweeper) sweep(ctx context.Context, p *purge) error {
+func (s *sweeper) sweep(ctx context.Context, p *purge) (err error) {
 	first := true
 	s.attempts = 0
+	s.pace = sweepPace{size: min(sweepFirst, s.w.cfg.SweepBatch), most: s.w.cfg.SweepBatch}
+	defer func() {
+		if s.progress != nil {
+			s.progress.end(ctx, err)
+			s.progress = nil
+		}
+	}()
 	return s.w.retry(ctx, "sweep", func(ctx context.Context) error {
 		if !first {
 			if err := s.w.store.OpenPurge(ctx, p.Purge, s.v); err != nil {
@@ -109,6 +123,13 @@ func (s *sweeper) sweep(ctx context.Context, p *purge) error {
 		tags := p.Tags
 		if p.All {
 			tags = tags[:min(1, len(tags))] // the others' members are looked up
+		}
+		if s.progress == nil {
+			total, err := s.w.store.MemberCount(ctx, tags...)
+			if err != nil {
+				return err
+			}
+			s.progress = s.w.newProgress(p.Purge, total)
 		}
 		for _, tag := range tags {
 			if err := s.members(ctx, p, tag); err != nil {
@@ -123,22 +144,37 @@ func (s *sweeper) sweep(ctx context.Context, p *purge) error {
 func (s *sweeper) members(ctx context.Context, p *purge, tag string) error {
 	for cursor := uint64(0); ; {
 		s.w.hook("members")
-		members, next, err := s.w.store.Members(ctx, tag, cursor, s.w.cfg.SweepBatch)
+		started := time.Now()
+		page, err := s.w.store.MemberPage(ctx, tag, cursor, s.pace.size)
 		if err != nil {
 			return err
 		}
+		members := page.Members
 		if p.All {
-			if members, err = s.intersect(ctx, members, p.Tags[1:]); err != nil {
+			if members, err = s.intersect(ctx, slices.Clone(members), p.Tags[1:]); err != nil {
 				return err
 			}
 		}
-		if err := s.invalidate(ctx, p, members); err != nil {
-			return err
+		// A page may be much larger than what was asked for.
+		for chunk := range slices.Chunk(members, s.w.cfg.SweepBatch) {
+			if err := s.invalidate(ctx, p, chunk); err != nil {
+				return err
+			}
 		}
-		if next == 0 {
+		s.progress.add(ctx, len(page.Members))
+		if p.asks.action == rules.Delete {
+			// What is filled again needs its registration, and what is stale is
+			// there: neither is worth a look.
+			s.follower.page(page)
+		}
+		if cursor = page.Next; cursor == 0 {
 			return nil
 		}
-		cursor = next
+		if wait := s.pace.after(time.Since(started)); wait > 0 {
+			if err := pause(ctx, wait); err != nil {
+				return err
+			}
+		}
 	}
 }
 
@@ -194,24 +230,4 @@ func (s *sweeper) invalidate(ctx context.Context, p *purge, members []string) er
 		s.w.cfg.Rewarmer.Rewarm(list)
 	}
 	return nil
-}
-
-// prune forgets members that are gone. It is housekeeping: nothing waits for it
-// and an error leaves it to the next purge of the tag.
-func (s *sweeper) prune(ctx context.Context, purges []purge) {
-	for _, p := range purges {
-		for _, tag := range p.Tags {
-			for cursor := uint64(0); ; {
-				s.w.hook("prune")
-				_, next, err := s.w.store.Prune(ctx, tag, cursor, s.w.cfg.SweepBatch)
-				if err != nil || ctx.Err() != nil {
-					return
-				}
-				if next == 0 {
-					break
-				}
-				cursor = next
-			}
-		}
-	}
 }
