@@ -31,6 +31,10 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	}
 	defer l.keys.reset()
 	todo := l.plan()
+	if l.batch.telling {
+		l.batch.forgot.targets(l.targets.List)
+		l.batch.forgot.raises(l.batch.raises)
+	}
 	l.w.hook("planned")
 
 	// Raises stand before the dead letters that caused them: what is lost
@@ -66,6 +70,7 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 		tasks++
 	}
 	m := l.led.begin(l.batch.offset, l.batch.mark, l.batch.marked, tasks)
+	m.forgot = l.batch.forgot
 	for _, k := range walks {
 		l.w.whenWalked(k, func() { l.led.done(m) })
 	}

@@ -20,7 +20,7 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	l.targets.Reset()
 	clear(l.ends)
 	l.ends = l.ends[:0]
-	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0]}
+	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0], telling: l.w.beyond() != nil}
 	if err := l.follow(ctx); err != nil {
 		return err
 	}
@@ -145,6 +145,12 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 	if below {
 		for i := from; i < len(l.targets.List); i++ {
 			l.handles.outcome(l.handles.rule(l.targets.List[i].Rule), OutcomeBelowWatermark)
+		}
+		if l.batch.telling {
+			// Redis has done it. Whether Beyond knows is not told by the
+			// watermark but by the acknowledgement, which did not come.
+			l.walker.Cascade(&l.targets, from)
+			l.batch.forgot.targets(l.targets.List[from:])
 		}
 		l.targets.List = l.targets.List[:from]
 		return

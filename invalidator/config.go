@@ -70,6 +70,13 @@ type Config struct {
 	// that need a lookup are dead letters.
 	Lookup func(ctx context.Context, of change.Source, requests []rules.LookupRequest) ([]rules.LookupAnswer, error)
 
+	// Beyond, if set, returns who keeps what is forgotten for caches beyond
+	// Redis, or nil while there is nobody. It is called for every batch and
+	// must be fast. A batch is told when everything that it brings is done in
+	// Redis, and acknowledged when it was told: neither readers nor the
+	// watermark wait for it, the log does.
+	Beyond func() Beyond
+
 	// Logger, nil discards. Metrics, nil counts into nothing. Observer is told
 	// of what happens; its functions may be nil.
 	Logger   *slog.Logger

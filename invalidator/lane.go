@@ -16,7 +16,7 @@ import (
 )
 
 // lane is one partition's work: what one call of Work holds. Its fields belong
-// to the goroutine of Work, but for led, past, written and noted, which the
+// to the goroutine of Work, but for led, owed, past, written and noted, which the
 // maintainer, a redo and the sweeps of the lane also use.
 type lane struct {
 	w *Worker
@@ -40,6 +40,7 @@ type lane struct {
 	batch   batch
 
 	led  *ledger
+	owed owed
 	past atomic.Pointer[history]
 	// sweeps are the goroutines that the lane has started; ctx is theirs.
 	sweeps sync.WaitGroup
@@ -81,6 +82,10 @@ type batch struct {
 	changes int
 	raises  []coherence.RaiseRequest
 	dead    []stream.DeadLetter
+	// telling says that somebody beyond Redis wants to know what is forgotten;
+	// forgot has that of changes below the watermark, then all.
+	telling bool
+	forgot  gathering
 }
 
 // watermarkField numbers a partition of a map of that size: a switch between
@@ -140,7 +145,7 @@ func (l *lane) work(ctx, actx context.Context) error {
 func (l *lane) fetch(ctx context.Context) ([]stream.Delivery, error) {
 	fctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if l.led.unsettled() > 0 {
+	if l.led.unsettled() > 0 || l.owed.waiting() > 0 {
 		// An interrupted Fetch has taken nothing: what is there is returned.
 		interrupted := make(chan struct{})
 		stop := make(chan struct{})
@@ -170,7 +175,7 @@ func (l *lane) drain(actx context.Context) error {
 		if err := l.settle(actx); err != nil {
 			return err
 		}
-		if l.led.unsettled() == 0 {
+		if l.led.unsettled() == 0 && l.owed.waiting() == 0 {
 			return nil
 		}
 		select {
@@ -194,6 +199,9 @@ func (l *lane) settle(ctx context.Context) error {
 			if held {
 				l.led.unsettle(last)
 			}
+		}
+		if err := l.acknowledgeTold(ctx); err != nil {
+			return err
 		}
 		if l.led.unsettled() < l.w.cfg.UnsettledMax {
 			return nil
@@ -227,10 +235,8 @@ func (l *lane) mark(ctx context.Context, last mark) (held bool, err error) {
 	}
 	l.floor = v
 	l.written.raise(v)
-	l.noteRules(ctx, last.offset)
-	l.w.hook("ack")
-	if err := l.p.Ack(ctx, last.offset); err != nil {
-		return false, fmt.Errorf("acknowledge offset %d: %w", last.offset, err)
+	if err := l.acknowledge(ctx, last); err != nil {
+		return false, err
 	}
 	return false, nil
 }

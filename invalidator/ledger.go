@@ -16,6 +16,8 @@ type mark struct {
 	marked bool
 	// tasks are the batch's sweeps and walks that still run.
 	tasks int
+	// forgot is for Beyond; it belongs to the lane's goroutine.
+	forgot gathering
 }
 
 // ledger keeps the batches of one partition in their order. Keys are applied
@@ -29,7 +31,7 @@ type ledger struct {
 	open []*mark
 	// holds are walks that no batch asked for and every batch waits for.
 	holds int
-	// wake receives when a task has ended.
+	// wake receives when a task has ended, or batches may be acknowledged.
 	wake chan struct{}
 }
 
@@ -49,6 +51,11 @@ func (l *ledger) done(m *mark) {
 	l.mu.Lock()
 	m.tasks--
 	l.mu.Unlock()
+	l.poke()
+}
+
+// poke wakes who waits.
+func (l *ledger) poke() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -66,10 +73,7 @@ func (l *ledger) release() {
 	l.mu.Lock()
 	l.holds--
 	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.poke()
 }
 
 // held reports whether everything waits.
@@ -97,7 +101,9 @@ func (l *ledger) settled() (last mark, ok bool) {
 	n := 0
 	for n < len(l.open) && l.open[n].tasks == 0 {
 		// The greatest V: a reader that starts again repeats lower ones.
-		last = mark{offset: l.open[n].offset, v: last.v.Max(l.open[n].v), marked: n == 0 && l.open[n].marked}
+		forgot := last.forgot
+		forgot.merge(&l.open[n].forgot)
+		last = mark{offset: l.open[n].offset, v: last.v.Max(l.open[n].v), marked: n == 0 && l.open[n].marked, forgot: forgot}
 		n++
 	}
 	if n == 0 {

@@ -141,6 +141,9 @@ func (l *lane) forget(ctx context.Context, node, cause string) error {
 		return err
 	}
 	l.hold(k)
+	if l.w.beyond() != nil {
+		l.owed.lateFor(classes, nil)
+	}
 	if err := l.w.broadcast(ctx, coherence.Message{Kind: coherence.KindEpoch, V: l.w.sources.v.load()}); err != nil {
 		return err
 	}
@@ -232,6 +235,7 @@ func (w *Worker) redo(ctx context.Context) (done bool, err error) {
 			l.hold(k)
 		}
 	}
+	w.tellRedone(due)
 	for _, l := range lost {
 		if l.Cause != causeWatermark {
 			if err := w.store.Acknowledge(ctx, l); err != nil {
