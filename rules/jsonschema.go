@@ -140,6 +140,7 @@ func grammar() map[string]jsonSchema {
 			"rules":        list("rule"),
 			"dependencies": list("dependency"),
 			"warm":         list("warm"),
+			"edge":         list("edge"),
 		}),
 		"defaults": mappingOf("What entries and rules say that do not say otherwise.", jsonSchema{
 			"entries": optional(refTo("defaults.entries")), "rules": optional(refTo("defaults.rules"))}),
@@ -180,9 +181,33 @@ func grammar() map[string]jsonSchema {
 			"batch":      describe("Greatest number of keys of a request. Default: 100.", orVariable(jsonSchema{"type": "integer", "minimum": 1, "maximum": HTTPBatchMax})),
 			"insecure":   describe("Permit http to other machines.", trueOrFalse())}, "url", "secret_env"),
 	}
+	defs["edge"] = edgeSchema()
 	defs["rule"]["anyOf"] = []jsonSchema{{"required": []string{"keys"}}, {"required": []string{"tags"}}}
 	defs["load"]["oneOf"] = []jsonSchema{{"required": []string{"sql"}}, {"required": []string{"http"}}}
 	defs["cascade"]["minProperties"] = 1
 	defs["tags"]["minProperties"], defs["tags"]["maxProperties"] = 1, 1
 	return defs
+}
+
+func edgeSchema() jsonSchema {
+	variable := jsonSchema{"type": "string", "pattern": variableName.String()}
+	httpURL := jsonSchema{"type": "string", "pattern": `^https?://|` + expansion}
+	return mappingOf("An HTTP endpoint that is told what was forgotten.", jsonSchema{
+		"name":           describe("Unique; names metrics, logs, and what is stored for it.", anyText()),
+		"url":            describe("What is posted to.", httpURL),
+		"format":         describe("lethe: signed JSON. surrogate-key: a header of that name (Fastly). cache-tag: {\"tags\": [...]} (Cloudflare).", oneOf(edgeFormats...)),
+		"everything":     describe("How all is forgotten: a URL that is posted to, or a tag that every response carries.", optional(anyText())),
+		"classes":        describe("Entries whose keys and raises are told. Default: all.", textOrTexts()),
+		"keys":           describe("Responses are labelled with the keys of what they are made of. Default: true.", trueOrFalse()),
+		"tags":           describe("Responses are labelled with tags. Default: true.", trueOrFalse()),
+		"with_namespace": describe("Names keep their namespace. Default: false.", trueOrFalse()),
+		"batch":          describe("Most names of one request.", orVariable(jsonSchema{"type": "integer", "minimum": 1, "maximum": EdgeBatchMax})),
+		"timeout":        describe("Bound of one request. Default: 5s.", aDuration()),
+		"again":          describe("Every name is told once more after that long. Default: 5s.", aDuration()),
+		"pending":        describe("Most names that wait; beyond it everything is forgotten. Default: 100000.", orVariable(jsonSchema{"type": "integer", "minimum": 100, "maximum": 10_000_000})),
+		"headers":        describe("Sent with each request.", optional(jsonSchema{"type": "object", "additionalProperties": anyText()})),
+		"headers_env":    describe("Headers whose value a variable of the environment holds.", optional(jsonSchema{"type": "object", "additionalProperties": variable})),
+		"secret_env":     describe("The variable with the secret that signs bodies.", optional(variable)),
+		"token_env":      describe("The variable with a bearer token.", optional(variable)),
+	}, "name", "url")
 }

@@ -16,7 +16,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 	parser := map[string][]string{
 		"file": topFields, "defaults": defaultsFields, "defaults.entries": entryDefaultFields, "defaults.rules": ruleDefaultFields,
 		"lint": lintFields, "entry": entryFields, "load": loadFields, "rule": ruleFields, "lookup": lookupFields, "tags": tagsFields,
-		"cascade": cascadeFields, "dependency": dependencyFields, "warm": warmFields, "http": httpFields,
+		"cascade": cascadeFields, "dependency": dependencyFields, "warm": warmFields, "http": httpFields, "edge": edgeFields,
 	}
 	defs := grammar()
 	if got, want := slices.Sorted(maps.Keys(defs)), slices.Sorted(maps.Keys(parser)); !slices.Equal(got, want) {
@@ -35,7 +35,7 @@ func TestSchemaHasTheParsersFields(t *testing.T) {
 func TestSchemaKnowsEveryMapping(t *testing.T) {
 	t.Parallel()
 	lists := []string{"topFields", "defaultsFields", "known", "lintFields", "entryFields", "loadFields", "httpFields", "ruleFields", "lookupFields",
-		"tagsFields", "cascadeFields", "dependencyFields", "warmFields", "nil"}
+		"tagsFields", "cascadeFields", "dependencyFields", "warmFields", "edgeFields", "nil"}
 	call := regexp.MustCompile(`\.mapping\(\w+, [^,]+, ([^,]+),`)
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -75,6 +75,7 @@ type builder struct {
 	inForce     defaults // of the file at hand
 	namespaceAt place
 	namespaced  bool
+	edgeClasses []edgeClasses
 }
 
 func newBuilder(o Options) *builder {
@@ -86,7 +87,7 @@ func newBuilder(o Options) *builder {
 }
 
 var (
-	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm", "include", "defaults", "lint"}
+	topFields = []string{"version", "namespace", "entries", "rules", "dependencies", "warm", "include", "defaults", "lint", "edge"}
 )
 
 func (b *builder) file(r *reading, data []byte) {
@@ -119,6 +120,9 @@ func (b *builder) file(r *reading, data []byte) {
 	}
 	if n := top.value("warm"); n != nil {
 		b.sequence(n, "warm", b.warm)
+	}
+	if n := top.value("edge"); n != nil {
+		b.sequence(n, "edge", b.edgeCache)
 	}
 	if n := top.value("lint"); n != nil {
 		b.policy(n)
@@ -263,6 +267,7 @@ func (b *builder) finish() (*Set, error) {
 // link binds templates to classes, and checks what only the whole set shows.
 func (b *builder) link() {
 	s := b.set
+	b.linkEdgeCaches()
 	s.index, s.edges = newClassIndex(s.Entries), &formGraph{}
 	for _, c := range s.Entries {
 		c.Key.Class, c.namespace = c, s.Namespace

@@ -44,6 +44,8 @@ type Set struct {
 	Dependencies []*Dependency
 	// Warm are the warm-ups, in the order of the file.
 	Warm []*Warm
+	// EdgeCaches are the endpoints that are told what was forgotten.
+	EdgeCaches []*EdgeCache
 	// Policy is what the block `lint` asks of names.
 	Policy Policy
 
