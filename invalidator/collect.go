@@ -136,7 +136,7 @@ func (l *lane) below(c *change.Change, x change.Position) bool {
 func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change, x change.Position, below bool) {
 	l.handles.change(c)
 	from := len(l.targets.List)
-	l.looked.idle = below
+	l.looked.idle = below && !l.batch.telling
 	if err := l.match(c, x); err != nil {
 		l.targets.List = l.targets.List[:from]
 		l.poison(ctx, d, c, x, err)
@@ -149,7 +149,7 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 		if l.batch.telling {
 			// Redis has done it. Whether Beyond knows is not told by the
 			// watermark but by the acknowledgement, which did not come.
-			l.walker.Cascade(&l.targets, from)
+			l.walker.Cascade(&l.targets, from, c)
 			l.batch.forgot.targets(l.targets.List[from:])
 		}
 		l.targets.List = l.targets.List[:from]

@@ -30,7 +30,7 @@ const (
 type lookups struct {
 	made map[string]rules.LookupAnswer
 	// idle says that nobody asked because nothing will be done with the answer:
-	// the change lies below the watermark.
+	// the change lies below the watermark, and nobody stands beyond Redis.
 	idle     bool
 	requests []rules.LookupRequest
 	keys     []string
@@ -110,7 +110,7 @@ func (l *lane) lookUp(ctx context.Context, deliveries []stream.Delivery) error {
 		for k := range r.Changes {
 			c := &r.Changes[k]
 			placed := r.Source.Era != 0 && !r.InsertLSN
-			if placed && l.below(c, change.Position{Era: r.Source.Era, LSN: c.Commit.LSN}) {
+			if placed && !l.batch.telling && l.below(c, change.Position{Era: r.Source.Era, LSN: c.Commit.LSN}) {
 				continue
 			}
 			l.needs(c)
