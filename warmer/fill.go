@@ -200,6 +200,8 @@ type how struct {
 	// leases are taken, so that readers wait for this load rather than load
 	// as well; who holds one already is left alone.
 	leases bool
+	// observe, unless nil, is told of the load.
+	observe func(rows int, took time.Duration)
 }
 
 // fate is what became of one name, the best that can be said of all versions of
@@ -280,6 +282,9 @@ func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, n
 			return b.result, nil, err
 		}
 		w.leases.note(class.Name, took)
+		if h.observe != nil {
+			h.observe(rows, took)
+		}
 		w.cfg.Metrics.loads.WithLabelValues(class.Name).Observe(took.Seconds())
 		err = b.store(ctx, wanted, took)
 	}

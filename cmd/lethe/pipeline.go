@@ -76,6 +76,7 @@ type parts struct {
 	lookups *lookup.Runner
 	// deadLetters are the database's in direct, a topic's in kafka.
 	deadLetters stream.DeadLetters
+	warm        *warming
 	// services run beside the worker.
 	services []service
 }
@@ -234,6 +235,7 @@ func (p *pipeline) close() error {
 	if letters, ok := up.deadLetters.(io.Closer); ok {
 		errs = append(errs, letters.Close())
 	}
+	up.warm.close()
 	if up.store != nil {
 		errs = append(errs, up.store.Close())
 	}

@@ -263,17 +263,24 @@ func (p *pipeline) prepareWorker() error {
 	p.mu.Lock()
 	p.up.lookups = lookups
 	p.mu.Unlock()
+	warm, err := p.openWarming()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.up.warm = warm
+	p.mu.Unlock()
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
 		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, Lookup: lookups.Lookup, PruneRate: p.pruneRate(),
-		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer,
+		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
 	})
 	if err != nil {
 		return fmt.Errorf("make the worker: %w", err)
 	}
 	p.mu.Lock()
 	p.up.worker = worker
-	p.up.services = append(p.up.services, service{"index pruner", worker.Prune})
+	p.up.services = append(p.up.services, service{"index pruner", worker.Prune}, service{"rewarm queue", warm.queue.Run})
 	p.mu.Unlock()
 	return nil
 }

@@ -35,6 +35,9 @@ second leaves it, to be delivered again at the next start.`,
 			if err := p.settings.validate(true); err != nil {
 				return err
 			}
+			if err := p.settings.Warm.validate(); err != nil {
+				return err
+			}
 			// Before the rules are read: what comes later is a reload, however long
 			// the start takes.
 			asked, stopAsking := reloadSignals()
@@ -69,6 +72,7 @@ second leaves it, to be delivered again at the next start.`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&names, "roles", []string{"reader", "worker"}, "what this process does: reader, worker")
+	p.settings.Warm.addFlags(cmd.Flags())
 	cmd.Flags().Int64Var(&p.settings.WALBudget, "wal-budget", 0,
 		"bytes of WAL that the slot may keep; beyond it the slot is given up and everything cached is forgotten (0: no limit)")
 	cmd.Flags().IntVar(&p.settings.PruneRate, "prune-rate", invalidator.PruneRateDefault,

@@ -48,6 +48,7 @@ type settings struct {
 
 	// WALBudget and PruneRate are settings of `run`.
 	WALBudget int64
+	Warm      warmSettings
 	PruneRate int
 
 	config string
