@@ -91,6 +91,10 @@ bench-client: ## the client beside otter, go-redis, rueidis, sturdyc and gocache
 iq: ## the published experiment: wrong reads of plain deletes, leases and Lethe, in three minutes
 	@go run ./bench/iq $(IQFLAGS)
 
+.PHONY: bench-tags
+bench-tags: ## purges of names with 1 to 1,000,000 members, in five minutes, into docs/tags.md
+	@go run ./bench/tags -o docs/tags.md $(BENCHFLAGS)
+
 .PHONY: compose-check
 compose-check: ## check docker-compose.yml where docker compose is there
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet && echo "docker-compose.yml is valid"; \
