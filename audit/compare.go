@@ -137,7 +137,7 @@ func (a *auditor) classes() ([]*rules.Class, error) {
 		if c == nil {
 			return nil, fmt.Errorf("audit entry %q: there is no such class", name)
 		}
-		if c.Load == nil {
+		if !a.Loader.Loads(c) {
 			return nil, fmt.Errorf("audit entry %q: %w", name, warmer.ErrNoLoader)
 		}
 		classes = append(classes, c)
@@ -146,7 +146,7 @@ func (a *auditor) classes() ([]*rules.Class, error) {
 		return classes, nil
 	}
 	for _, c := range a.set.Entries {
-		if c.Load == nil {
+		if !a.Loader.Loads(c) {
 			a.report.Skipped = append(a.report.Skipped, c.Name)
 			continue
 		}

@@ -69,9 +69,14 @@ func New(cfg Config) (*Warmer, error) {
 // every name.
 type Options struct {
 	// IfAbsent leaves entries that hold a value of the current generation as
-	// they are. Of plain entries nothing is known but their ticket: they are
-	// always loaded.
+	// they are, and plain entries that hold any.
 	IfAbsent bool
+	// Ahead is the share of an entry's life, 0 to 1, in which a value that is
+	// about to expire counts as absent: 0.1 is its last tenth.
+	Ahead float64
+	// Prefetch fills, where they are absent, the entries that the classes' prefetch
+	// names for what was stored. They prefetch nothing themselves.
+	Prefetch bool
 	// Priority says whose loads go first; the zero Priority is PriorityWarm.
 	Priority Priority
 }
@@ -124,15 +129,16 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 	if c == nil {
 		return Result{}, fmt.Errorf("fill entry %q: there is no such class", class)
 	}
-	if c.Load == nil {
+	if !w.cfg.Loader.Loads(c) {
 		return Result{}, fmt.Errorf("fill entry %q: %w", class, ErrNoLoader)
 	}
+	size := w.cfg.Loader.batchOf(c)
 	var mu sync.Mutex
 	var total Result
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(w.cfg.Loader.cfg.Concurrency)
-	for start := 0; start < len(names) && gctx.Err() == nil; start += w.cfg.Loader.cfg.Batch {
-		batch := names[start:min(start+w.cfg.Loader.cfg.Batch, len(names))]
+	for start := 0; start < len(names) && gctx.Err() == nil; start += size {
+		batch := names[start:min(start+size, len(names))]
 		g.Go(func() error {
 			r, err := w.fillAnywhere(gctx, plan.Set(), c, batch, o)
 			mu.Lock()
@@ -145,6 +151,9 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 	if err == nil {
 		err = ctx.Err()
 	}
+	if err == nil && o.Prefetch {
+		err = w.prefetch(ctx, plan.Set(), c, names, o)
+	}
 	if err != nil {
 		return total, fmt.Errorf("fill entry %q: %w", class, err)
 	}
@@ -154,7 +163,7 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 // fillAnywhere fills a batch from the standby if there is one, and then what it
 // may not fill, or all if it does not answer, from the primary.
 func (w *Warmer) fillAnywhere(ctx context.Context, set *rules.Set, class *rules.Class, names []string, o Options) (Result, error) {
-	if !w.cfg.Loader.HasStandby() {
+	if f, _ := w.cfg.Loader.external(class); f != nil || !w.cfg.Loader.HasStandby() {
 		r, _, err := w.fill(ctx, set, class, names, how{Options: o})
 		return r, err
 	}
@@ -271,7 +280,7 @@ func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, n
 		start := time.Now()
 		b.loaded, err = w.cfg.Loader.loadAll(ctx, h.standby, set, class, wanted)
 		took = time.Since(start)
-		if err == nil {
+		if err == nil && !b.loaded.External {
 			err = b.sameSource(b.loaded.Source)
 		}
 		if err != nil {
@@ -379,6 +388,10 @@ func (b *batch) store(ctx context.Context, wanted []string, took time.Duration) 
 		}
 		value := b.loaded.Values[at]
 		switch {
+		case b.loaded.Refused != nil && b.loaded.Refused[at] != "":
+			b.result.refuse(b.loaded.Refused[at], 1)
+			b.ended(t, fateNoRow, "refused", b.loaded.Refused[at])
+			continue
 		case value == nil:
 			b.result.NoRow++
 			b.ended(t, fateNoRow, "no_row", "")
@@ -401,6 +414,9 @@ func (b *batch) store(ctx context.Context, wanted []string, took time.Duration) 
 			f.TTL = TTLDefault
 		case rules.TTLNever:
 			f.TTL = 0
+		}
+		if b.loaded.TTLs != nil && b.loaded.TTLs[at] > 0 {
+			f.TTL = b.loaded.TTLs[at]
 		}
 		if f.TTL > 0 {
 			f.Header.HardExpiry = now.Add(f.TTL).UnixMicro()

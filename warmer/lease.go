@@ -106,11 +106,11 @@ func (b *batch) begin(ctx context.Context) error {
 		t.Ticket = begun.Ticket
 		h := &begun.Header
 		switch {
-		case begun.Mine:
-		case there[i], b.how.IfAbsent && !plain && h.State == coherence.StateValue && h.Generation == b.known.Generation:
+		case there[i], b.how.IfAbsent && !plain && h.State == coherence.StateValue && h.Generation == b.known.Generation && !b.how.expires(h):
 			b.result.Present++
 			b.fates[t.at].worsen(fatePresent, "")
 			continue
+		case begun.Mine:
 		case !b.how.leases:
 			t.lease = coherence.Lease{}
 		case h.Lease == (coherence.Lease{}) && h.State == coherence.StateEmpty, h.Lease.IsOpen() && left(h.Lease) > 0:
@@ -130,16 +130,17 @@ func (b *batch) begin(ctx context.Context) error {
 }
 
 // there looks for the values of plain entries whose ticket somebody else has
-// taken: of them nothing is known but that.
+// taken: of them nothing is known but that. With IfAbsent it looks for all: a
+// ticket of a value that is there may have expired.
 func (b *batch) there(ctx context.Context, begun []coherence.Begun, plain bool) ([]bool, error) {
 	there := make([]bool, len(begun))
-	if !plain || !b.how.leases {
+	if !plain || !b.how.leases && !b.how.IfAbsent {
 		return there, nil
 	}
 	var names []string
 	var of []int
 	for i := range begun {
-		if !begun[i].Mine {
+		if !begun[i].Mine || b.how.IfAbsent {
 			names, of = append(names, begun[i].Ticket.Name), append(of, i)
 		}
 	}

@@ -48,6 +48,9 @@ type LoaderConfig struct {
 	// Concurrency bounds the loads that run at a time, Batch the rows that one
 	// asks for.
 	Concurrency, Batch int
+	// Funcs read values of the classes by that name, in place of what the rules
+	// say: for programs that embed the warmer.
+	Funcs map[string]LoaderFunc
 	// StatementTimeout bounds each statement on the server's side.
 	StatementTimeout time.Duration
 }
@@ -70,6 +73,7 @@ func (c LoaderConfig) withDefaults() LoaderConfig {
 type Loader struct {
 	pool    *pgxpool.Pool
 	standby *pgxpool.Pool // nil without
+	web     *web
 	cfg     LoaderConfig
 }
 
@@ -81,7 +85,7 @@ func OpenLoader(ctx context.Context, cfg LoaderConfig) (*Loader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open loader: %w", err)
 	}
-	l := &Loader{pool: pool, cfg: cfg}
+	l := &Loader{pool: pool, web: newWeb(), cfg: cfg}
 	if cfg.StandbyURL != "" {
 		if l.standby, err = openPool(ctx, cfg, cfg.StandbyURL); err != nil {
 			pool.Close()
@@ -135,6 +139,13 @@ func (l *Loader) Close() {
 	if l.standby != nil {
 		l.standby.Close()
 	}
+	l.web.close()
+}
+
+// connect makes a connection of the loader's kind that is not of its pool, for
+// what outlives a load.
+func (l *Loader) connect(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, l.pool.Config().ConnConfig.Copy())
 }
 
 // Loaded are the values of some entries, each at the index of its name.
@@ -149,6 +160,12 @@ type Loaded struct {
 	// before any of them was read.
 	Standby  bool
 	Replayed change.LSN
+	// External says that the application read them: nothing is known of where.
+	// TTLs and Refused are nil otherwise: the life of each if it is not the
+	// class's, and why it can not be kept.
+	External bool
+	TTLs     []time.Duration
+	Refused  []string
 }
 
 // origin is which server has answered, and how far it was.
@@ -209,6 +226,9 @@ func (l *Loader) Load(ctx context.Context, set *rules.Set, class *rules.Class, n
 // standby and is none is read as the primary that it is: whether it is the right
 // one is for the caller to see.
 func (l *Loader) loadAll(ctx context.Context, standby bool, set *rules.Set, class *rules.Class, names []string) (Loaded, error) {
+	if f, most := l.external(class); f != nil {
+		return l.loadExternal(ctx, f, most, set, class, names)
+	}
 	if class.Load == nil {
 		return Loaded{}, fmt.Errorf("load entry %q: %w", class.Name, ErrNoLoader)
 	}
