@@ -30,6 +30,9 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 		return err
 	}
 	defer l.keys.reset()
+	if err := l.schedule(ctx); err != nil {
+		return err
+	}
 	todo := l.plan()
 	if l.batch.telling {
 		l.batch.forgot.targets(l.targets.List)

@@ -20,6 +20,8 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	l.targets.Reset()
 	clear(l.ends)
 	l.ends = l.ends[:0]
+	clear(l.timed)
+	l.timed = l.timed[:0]
 	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0], telling: l.w.beyond() != nil}
 	if err := l.follow(ctx); err != nil {
 		return err
@@ -33,6 +35,7 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 		if d.Gap {
 			// What was lost is unknown, and so is the partition's share of it.
 			l.w.log.ErrorContext(ctx, "records are gone from the log, raising every class", "partition", l.p.ID(), "offset", d.Offset)
+			l.batch.reads.everything()
 			l.raiseAll(change.ReasonLogGap, fmt.Sprintf("log_gap:%d:%d", l.p.ID(), d.Offset))
 		}
 		if d.Record == nil {
@@ -137,24 +140,46 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 	l.handles.change(c)
 	from := len(l.targets.List)
 	l.looked.idle = below && !l.batch.telling
-	if err := l.match(c, x); err != nil {
+	err := l.match(c, x)
+	if err == nil {
+		err = l.schedulable()
+	}
+	if err != nil {
 		l.targets.List = l.targets.List[:from]
+		l.targets.Timed = l.targets.Timed[:len(l.timed)]
 		l.poison(ctx, d, c, x, err)
 		return
 	}
 	if below {
+		defer func() { l.targets.Timed = l.targets.Timed[:len(l.timed)] }()
 		for i := from; i < len(l.targets.List); i++ {
 			l.handles.outcome(l.handles.rule(l.targets.List[i].Rule), OutcomeBelowWatermark)
 		}
 		if l.batch.telling {
 			// Redis has done it. Whether Beyond knows is not told by the
 			// watermark but by the acknowledgement, which did not come.
+			// What was due at once is among it; the rest does no harm.
+			for i := len(l.timed); i < len(l.targets.Timed); i++ {
+				l.targets.List = append(l.targets.List, l.targets.TimedTargets(&l.targets.Timed[i])...)
+			}
 			l.walker.Cascade(&l.targets, from, c)
 			l.batch.forgot.targets(l.targets.List[from:])
 		}
 		l.targets.List = l.targets.List[:from]
 		return
 	}
+	for len(l.timed) < len(l.targets.Timed) {
+		l.timed = append(l.timed, c)
+	}
+	l.cascade(ctx, from, c, x)
+	if len(l.targets.List) == from {
+		return
+	}
+	l.ends = append(l.ends, changeEnd{end: len(l.targets.List), commit: c.Commit.Time, table: c.Table, op: c.Op})
+}
+
+// cascade follows the dependencies of the targets from on.
+func (l *lane) cascade(ctx context.Context, from int, c *change.Change, x change.Position) {
 	report := l.walker.Cascade(&l.targets, from, c)
 	if report.DepthExceeded {
 		l.w.metrics.cascades.WithLabelValues("depth").Inc()
@@ -166,10 +191,6 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 		l.w.log.WarnContext(ctx, "cascade exceeds its limits, raising the classes not reached",
 			"table", tableName(c), "x", x, "depth", report.DepthExceeded, "fan_out", report.FanOutExceeded, "classes", report.Raised)
 	}
-	if len(l.targets.List) == from {
-		return
-	}
-	l.ends = append(l.ends, changeEnd{end: len(l.targets.List), commit: c.Commit.Time, table: c.Table, op: c.Op})
 }
 
 // match is Matcher.Match that takes a panic for an error: one rule must not be
@@ -193,6 +214,7 @@ func (l *lane) undecodable(d *stream.Delivery) {
 	l.batch.dead = append(l.batch.dead, stream.DeadLetter{
 		Reason: "decode", Err: text, Partition: l.p.ID(), Offset: d.Offset, Payload: slices.Clone(d.Raw),
 	})
+	l.batch.reads.everything()
 	l.raiseAll(change.ReasonDeadLetter, fmt.Sprintf("dead_letter:%d:%d", l.p.ID(), d.Offset))
 }
 
@@ -211,6 +233,10 @@ func (l *lane) poison(ctx context.Context, d *stream.Delivery, c *change.Change,
 		letter.Reason = "message"
 	} else if touched, all := l.rules.Plan.ClassesOfTable(letter.Table); !all && len(touched) > 0 {
 		classes = classNames(touched)
+	}
+	// What it would have scheduled is read from the table.
+	if c.Op != change.Message {
+		l.batch.reads.table(letter.Table)
 	}
 	l.batch.dead = append(l.batch.dead, letter)
 	l.raiseForLetter(c, x, classes)
@@ -242,8 +268,13 @@ func (l *lane) raiseAll(reason, what string) {
 
 // asked appends a raise that the reader asks for.
 func (l *lane) asked(r *change.Raise, era uint16) {
+	// Changes went by unseen, and what they would have scheduled with them.
+	if len(r.Classes) > 0 {
+		l.batch.reads.everything()
+	}
 	classes := slices.Clone(r.Classes)
 	for _, table := range r.Tables {
+		l.batch.reads.table(table)
 		touched, all := l.rules.Plan.ClassesOfTable(table)
 		if all {
 			classes = append(classes, "*")

@@ -77,6 +77,10 @@ type Config struct {
 	// watermark wait for it, the log does.
 	Beyond func() Beyond
 
+	// Schedules keeps what is due at a time; nil where that is not possible: a
+	// change that asks for it is a dead letter then.
+	Schedules Schedules
+
 	// Logger, nil discards. Metrics, nil counts into nothing. Observer is told
 	// of what happens; its functions may be nil.
 	Logger   *slog.Logger

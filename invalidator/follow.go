@@ -89,6 +89,9 @@ func (l *lane) follow(ctx context.Context) error {
 	}
 	var classes, what []string
 	for _, u := range units {
+		if u.Timed != nil {
+			l.batch.reads.follow(u.Timed, l.follows.known[u.ID])
+		}
 		if l.follows.known[u.ID] {
 			continue
 		}

@@ -34,6 +34,7 @@ type lane struct {
 	looked  lookups
 	targets rules.Targets
 	ends    []changeEnd
+	timed   []*change.Change // those that targets.Timed come from, one each
 	keys    *coalescer
 	rewarms rewarms
 	names   []string
@@ -86,6 +87,8 @@ type batch struct {
 	// forgot has that of changes below the watermark, then all.
 	telling bool
 	forgot  gathering
+	// reads are the rules whose tables are to be read for schedules; see timed.go.
+	reads reads
 }
 
 // watermarkField numbers a partition of a map of that size: a switch between

@@ -38,6 +38,8 @@ CREATE TABLE lethe.schedule_scans (
     rule       text NOT NULL DEFAULT '',
     wanted     bigint NOT NULL DEFAULT 1,
     done       bigint NOT NULL DEFAULT 0,
+    -- What was due before this the raise that came with it has forgotten.
+    wanted_from timestamptz NOT NULL,
     -- Until when the process that scans has it for itself. Two scans at a time
     -- do no harm.
     leased     timestamptz,

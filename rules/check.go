@@ -34,6 +34,7 @@ func (s *Set) Check(schema Schema) Findings {
 		c.columns(r, t)
 		c.lookup(r, t)
 		c.fits(r, t)
+		c.at(r, t)
 		c.condition(r, t)
 		c.identity(r, t)
 		c.separators(r, t)

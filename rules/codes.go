@@ -37,6 +37,7 @@ const (
 	CodeRewarm        = "L031" // rewarm of what nothing can load
 	CodeGenerated     = "L032" // a generated column: the log may not carry it
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
+	CodeZone          = "L037" // at: a column without time zone, read as UTC
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
 	CodeLookedUp      = "L035" // a table that is looked up in, and that has no rule for what is looked up
 

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	"cel.dev/cel-go/cel"
 	celast "cel.dev/cel-go/common/ast"
@@ -122,8 +123,8 @@ func (c *Coverage) Add(chg *change.Change) error {
 		return err
 	}
 	tm := c.matcher.tableMatcher(chg.Table)
-	for i := range tm.rules {
-		r := tm.rules[i].rule
+	for _, rm := range slices.Concat(tm.rules, tm.timed) {
+		r := rm.rule
 		rc := c.byRule[r]
 		if !r.On.Has(chg.Op) {
 			continue

@@ -74,6 +74,7 @@ func testSchema() rules.Schema {
 			key(rules.TableInfo{Name: "t", Columns: []rules.ColumnInfo{id}}),
 			key(rules.TableInfo{Name: "outbox", Identity: change.IdentityFull, IdentityColumns: []string{"id", "type", "payload", "tags", "ids", "docs", "made"}, Columns: []rules.ColumnInfo{id, column("type", 25, "text"),
 				column("payload", 3802, "jsonb"), column("tags", 1009, "text[]"), column("ids", 1016, "bigint[]"), column("docs", 3807, "jsonb[]"), column("made", 1082, "date"), column("own", 90001, "payload_domain")}}),
+			key(rules.TableInfo{Name: "sales", Columns: []rules.ColumnInfo{id, column("product_id", 20, "bigint"), column("ends_at", 1184, "timestamp with time zone")}}),
 			key(rules.TableInfo{Name: "makers", Columns: []rules.ColumnInfo{id}}),
 		},
 		Lookups: func() map[string]rules.LookupInfo {
@@ -174,7 +175,7 @@ func TestFindings(t *testing.T) {
 	for _, c := range []string{rules.CodeSyntax, rules.CodeUnknownField, rules.CodeMissing, rules.CodeValue, rules.CodeDuplicate, rules.CodeUnsupported,
 		rules.CodeTemplate, rules.CodeCondition, rules.CodeTable, rules.CodeColumn, rules.CodeClass, rules.CodeNoIdentity, rules.CodeLimit, rules.CodeNamespace, rules.CodeFits,
 		rules.CodeHiddenOld, rules.CodeChangedHidden, rules.CodeToast, rules.CodeUnlogged, rules.CodePartition, rules.CodeForeignKey, rules.CodeKeyColumns,
-		rules.CodeCycle, rules.CodeSeparator, rules.CodeNoClass, rules.CodeNoLoader, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect,
+		rules.CodeCycle, rules.CodeZone, rules.CodeSeparator, rules.CodeNoClass, rules.CodeNoLoader, rules.CodeRewarm, rules.CodeGenerated, rules.CodeNoEffect,
 		rules.CodeInclude, rules.CodeEnvironment, rules.CodeIncludeNone, rules.CodePolicyName, rules.CodeTenant, rules.CodeStatement, rules.CodeNeverWarmed, rules.CodeWarmType, rules.CodeNoNamespace, rules.CodeSecret, rules.CodeNeverForgotten} {
 		if !codes[c] {
 			t.Errorf("no file in testdata brings about %s", c)
@@ -288,7 +289,7 @@ func FuzzParse(f *testing.F) {
 				if op == change.Insert || op == change.Update {
 					c.New = now
 				}
-				if err := m.Match(&ts, c, change.Position{}); err != nil {
+				if err := m.Match(&ts, c, change.Position{}); err != nil && !strings.HasSuffix(err.Error(), `"1" is no time`) {
 					t.Fatal(err)
 				}
 			}

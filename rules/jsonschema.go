@@ -126,6 +126,7 @@ func grammar() map[string]jsonSchema {
 	rule["if"] = describe("Which entries action rewarm fills again. Default: always.", oneOf("always", "present", "hot"))
 	rule["lookup"] = optional(refTo("lookup"))
 	rule["debounce"] = describe("How long sweeps and rewarming may wait for more changes; at most 10s. Entries are forgotten at once.", aDuration())
+	rule["at"] = describe("A column: the rule acts at the time in it, and not at the change.", jsonSchema{"type": "string", "minLength": 1, "maxLength": columnMax})
 	rule["description"] = describe("Why these changes matter.", optional(anyText()))
 
 	list := func(name string) jsonSchema { return optional(jsonSchema{"type": "array", "items": refTo(name)}) }

@@ -31,6 +31,10 @@ type tableMatcher struct {
 	// and types theirs; see lookupMatcher.
 	looked []string
 	types  []uint32
+	// timed are the rules with At.
+	timed []ruleMatcher
+	// keyed: some columns are marked as the replica identity.
+	keyed bool
 }
 
 type ruleMatcher struct {
@@ -44,6 +48,9 @@ type ruleMatcher struct {
 	tags [][]templateMatcher
 	// lookup has the keys and tags that need the rule's lookup, nil if none do.
 	lookup *lookupMatcher
+	// id and at are of rules with At: see Plan.ScheduleID, and the column's index.
+	id uint64
+	at int
 }
 
 // templateMatcher is a template with column indexes.
@@ -110,9 +117,16 @@ func (m *Matcher) compileTable(t *change.Table) *tableMatcher {
 	tm := &tableMatcher{table: t, columns: make(map[string]int, len(t.Columns))}
 	for i, c := range t.Columns {
 		tm.columns[c.Name] = i
+		tm.keyed = tm.keyed || c.Key
 	}
 	for _, r := range m.plan.byTable[name] {
 		rm := ruleMatcher{rule: r, on: r.On, cond: r.cond, base: Target{Rule: r, Action: r.Action, Cascade: r.Cascade}}
+		if r.At != "" {
+			rm.id, rm.at = m.plan.ScheduleID(r), -1
+			if col, ok := tm.columns[r.At]; ok {
+				rm.at = col
+			}
+		}
 		for _, k := range r.Keys {
 			if !k.HasLookup() {
 				rm.keys = append(rm.keys, tm.template(m.plan.prefix, k))
@@ -131,7 +145,11 @@ func (m *Matcher) compileTable(t *change.Table) *tableMatcher {
 			}
 			rm.tags = append(rm.tags, set)
 		}
-		tm.rules = append(tm.rules, rm)
+		if r.At != "" {
+			tm.timed = append(tm.timed, rm)
+		} else {
+			tm.rules = append(tm.rules, rm)
+		}
 	}
 	if len(m.byName) >= m.tablesMax() {
 		clear(m.byName)
@@ -240,13 +258,13 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 		return fmt.Errorf("match %s: the change names no table", c.Op)
 	}
 	tm := m.tableMatcher(c.Table)
-	if len(tm.rules) == 0 {
+	if len(tm.rules)+len(tm.timed) == 0 {
 		return nil
 	}
 	if err := m.check(c); err != nil {
 		return err
 	}
-	from := len(dst.List)
+	from, timed := len(dst.List), len(dst.Timed)
 	for i := range tm.rules {
 		rm := &tm.rules[i]
 		if !rm.on.Has(c.Op) {
@@ -256,14 +274,8 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 			m.truncate(dst, from, rm.rule, x)
 			continue
 		}
-		if rm.cond != nil {
-			ok, err := m.eval.holds(rm.cond, tm, c)
-			if err != nil && m.obs.ConditionUnknown != nil {
-				m.obs.ConditionUnknown(rm.rule, err)
-			}
-			if !ok {
-				continue
-			}
+		if rm.cond != nil && !m.holds(rm.rule, tm, c) {
+			continue
 		}
 		m.rule(dst, from, rm, c, x)
 		if rm.lookup != nil {
@@ -271,6 +283,12 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 				dst.List = dst.List[:from]
 				return err
 			}
+		}
+	}
+	for i := range tm.timed {
+		if err := m.timed(dst, tm, &tm.timed[i], c, x); err != nil {
+			dst.List, dst.Timed = dst.List[:from], dst.Timed[:timed]
+			return err
 		}
 	}
 	return nil

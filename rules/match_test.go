@@ -341,7 +341,14 @@ func TestMatchMessage(t *testing.T) {
 		{"lethe", `{"keys":[""]}`, "", "0 bytes"},
 		{"lethe", `{"keys":["a"],"classes":["prodct"]}`, "", `did you mean "product"?`},
 		{"lethe", `{"keys":["a"],"action":"drop"}`, "", "none of delete"},
-		{"lethe", `{"keys":["a"],"at":"2027-01-01T00:00:00Z"}`, "", "not supported by this version"},
+		{"lethe", `{"keys":["a"],"at":"2027-01-01T00:00:00Z"}`, "", ""},
+		{"lethe", `{"keys":["a"],"at":"tomorrow"}`, "", "is a time such as"},
+		{"lethe", `{"tags":{"all":[["a","b"],["c"]],"any":["d"]}}`, "tag shop:d; all shop:a&shop:b; all shop:c", ""},
+		{"lethe", `{"tags":{"all":[["a",""]]}}`, "", "0 bytes"},
+		{"lethe", `{"keys":["a"],"namespace":"shop"}`, "key shop:a", ""},
+		{"lethe", `{"keys":["a"],"namespace":"blog","classes":["post"]}`, "", ""},
+		{"lethe", `{"keys":["a"],"cascade":{"depth":65}}`, "", "want 0 to 64"},
+		{"lethe", `{"classes":["gone"],"rule":"a rule that is gone"}`, "raise * manual", ""},
 		{"lethe", `{"tags":"a"}`, "", "cannot unmarshal"},
 	}
 	for _, tt := range tests {

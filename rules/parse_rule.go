@@ -13,8 +13,7 @@ var (
 	cascadeFields    = []string{"depth", "stale_beyond"}
 	dependencyFields = []string{"of", "also", "when"}
 
-	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "lookup", "action", "if", "cascade", "strict", "debounce", "owner", "description"}
-	ruleLater  = []string{"at"}
+	ruleFields = []string{"name", "table", "on", "when", "keys", "tags", "lookup", "action", "if", "cascade", "strict", "debounce", "at", "owner", "description"}
 )
 
 func (b *builder) rule(n *yaml.Node) {
@@ -29,7 +28,7 @@ func (b *builder) rule(n *yaml.Node) {
 			}
 		}
 	}
-	f, ok := d.mapping(n, "the rule", ruleFields, ruleLater)
+	f, ok := d.mapping(n, "the rule", ruleFields, nil)
 	if !ok {
 		return
 	}
@@ -65,6 +64,9 @@ func (b *builder) rule(n *yaml.Node) {
 		d.errorf(CodeMissing, r.pos[""], "the rule needs \"keys\" or \"tags\": otherwise it invalidates nothing")
 	}
 	r.Debounce = f.durationUpTo("debounce", DebounceMax)
+	if v := f.value("at"); v != nil {
+		b.ruleAt(v, f, r)
+	}
 	r.Description, _ = f.text("description")
 	if v := f.value("when"); v != nil {
 		if text, ok := d.text(v, "when"); ok {

@@ -15,11 +15,12 @@ type Plan struct {
 	byTable map[string][]*Rule
 	prefix  []byte // of every full name, colon included
 	lookups bool   // some rule has one
+	timed   map[*Rule]uint64
 }
 
 // Compile makes a plan of the set.
 func (s *Set) Compile() (*Plan, error) {
-	p := &Plan{set: s, byTable: map[string][]*Rule{}}
+	p := &Plan{set: s, byTable: map[string][]*Rule{}, timed: map[*Rule]uint64{}}
 	if s.Namespace != "" {
 		p.prefix = []byte(s.Namespace + ":")
 	}
@@ -28,6 +29,9 @@ func (s *Set) Compile() (*Plan, error) {
 			return nil, fmt.Errorf("compile rule %q: the set was not made by Parse or Load", r.Name)
 		}
 		p.lookups = p.lookups || r.Lookup != nil
+		if r.At != "" {
+			p.timed[r] = s.unitOf(r).ID
+		}
 		p.byTable[r.QualifiedTable()] = append(p.byTable[r.QualifiedTable()], r)
 	}
 	return p, nil
@@ -35,6 +39,23 @@ func (s *Set) Compile() (*Plan, error) {
 
 // Set returns what the plan was compiled from.
 func (p *Plan) Set() *Set { return p.set }
+
+// ScheduleID identifies a rule with At by all that matters in it, so that what
+// one rule has scheduled is not taken for another's; its name does not matter.
+// 0 if the rule is none of the plan's.
+func (p *Plan) ScheduleID(r *Rule) uint64 { return p.timed[r] }
+
+func (p *Plan) rule(name string) *Rule {
+	if name == "" {
+		return nil
+	}
+	for _, r := range p.set.Rules {
+		if r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
 
 // ClassOf returns the class that a full name belongs to: among those whose key
 // has its form, the one with the longest literal prefix. nil if there is none.
@@ -182,12 +203,15 @@ func (r *Rule) columns() []columnUse {
 		for i := range t.Segments() {
 			s := &t.Segments()[i]
 			if s.Column != "" && !s.Lookup {
-				out = append(out, columnUse{name: s.Column, old: s.Side != segNew, in: t, place: t.segmentPlace(s)})
+				out = append(out, columnUse{name: s.Column, old: s.Side != segNew && r.At == "", in: t, place: t.segmentPlace(s)})
 			}
 		}
 	}
 	if r.Lookup != nil {
 		out = append(out, r.Lookup.columnUses(r.templates())...)
+	}
+	if r.At != "" {
+		out = append(out, columnUse{name: r.At, place: r.pos["at"]})
 	}
 	if r.cond != nil {
 		for _, c := range r.cond.columns {

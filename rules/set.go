@@ -274,6 +274,10 @@ type Rule struct {
 	If RewarmIf
 	// Cascade bounds how far dependencies are followed.
 	Cascade Cascade
+	// At is the column whose time is that of the invalidation, in place of the
+	// change's own; empty: at once. Names are rendered from the row as it is
+	// after the change, and {old.x} has no place in them.
+	At string
 	// Strict raises a key's class when the log does not carry an old value
 	// that the key needs.
 	Strict bool

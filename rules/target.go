@@ -65,7 +65,10 @@ func (t *Target) ClassName() string {
 // memory, and what was in it is gone then. Not safe for concurrent use.
 type Targets struct {
 	List []Target
+	// Timed is what becomes of schedules; its targets are not in List.
+	Timed []Timed
 
+	timed []Target
 	buf   []byte
 	names [][]byte
 }
@@ -73,6 +76,7 @@ type Targets struct {
 // Reset empties t and keeps its memory.
 func (t *Targets) Reset() {
 	t.List = t.List[:0]
+	t.Timed, t.timed = t.Timed[:0], t.timed[:0]
 	t.buf = t.buf[:0]
 	t.names = t.names[:0]
 }

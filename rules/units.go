@@ -21,6 +21,9 @@ type Unit struct {
 	// All says that others may be among them, since clients may name any tag.
 	Classes []*Class
 	All     bool
+	// Timed is the rule if it has At: what it would have scheduled before has to
+	// be read from its table.
+	Timed *Rule
 }
 
 // Units returns the pieces of the set: its rules, entries and dependencies in
@@ -28,22 +31,10 @@ type Unit struct {
 func (s *Set) Units() []Unit {
 	var out []Unit
 	add := func(what string, classes []*Class, all bool, parts ...string) {
-		h := fnv.New64a()
-		for _, p := range parts {
-			fmt.Fprintf(h, "%d:%s", len(p), p)
-		}
-		out = append(out, Unit{ID: h.Sum64(), What: what, Classes: classes, All: all})
+		out = append(out, Unit{ID: unitID(parts), What: what, Classes: classes, All: all})
 	}
 	for _, r := range s.Rules {
-		classes, all := s.touchedByRule(r)
-		parts := []string{"rule", r.QualifiedTable(), r.On.String(), r.When, fmt.Sprintf("{%d %t} %t", r.Cascade.Depth, r.Cascade.Bound, r.Strict), strings.Join(texts(r.Keys), "\x00")}
-		for _, tags := range r.Tags {
-			parts = append(parts, strings.Join(texts(tags.All), "\x00"))
-		}
-		if r.Lookup != nil {
-			parts = append(parts, "lookup", r.Lookup.SQL)
-		}
-		add(fmt.Sprintf("rule %q", r.Name), classes, all, parts...)
+		out = append(out, s.unitOf(r))
 	}
 	for _, c := range s.Entries {
 		add(fmt.Sprintf("entry %q", c.Name), []*Class{c}, false, "entry", c.Name, c.Key.String(), c.Mode.String(),
@@ -131,6 +122,33 @@ func (s *Set) bundles() []Unit {
 		out = append(out, Unit{ID: h.Sum64(), What: fmt.Sprintf("%d dependencies", counts[n]), Classes: classes, All: all})
 	}
 	return out
+}
+
+func unitID(parts []string) uint64 {
+	h := fnv.New64a()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return h.Sum64()
+}
+
+func (s *Set) unitOf(r *Rule) Unit {
+	classes, all := s.touchedByRule(r)
+	u := Unit{What: fmt.Sprintf("rule %q", r.Name), Classes: classes, All: all}
+	parts := []string{"rule", r.QualifiedTable(), r.On.String(), r.When, fmt.Sprintf("{%d %t} %t", r.Cascade.Depth, r.Cascade.Bound, r.Strict), strings.Join(texts(r.Keys), "\x00")}
+	for _, tags := range r.Tags {
+		parts = append(parts, strings.Join(texts(tags.All), "\x00"))
+	}
+	if r.Lookup != nil {
+		parts = append(parts, "lookup", r.Lookup.SQL)
+	}
+	if r.At != "" {
+		// What is done with the entries is stored with the schedule.
+		u.Timed = r
+		parts = append(parts, "at", r.At, r.Action.String())
+	}
+	u.ID = unitID(parts)
+	return u
 }
 
 func texts(list []*Template) []string {

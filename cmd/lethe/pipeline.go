@@ -77,6 +77,8 @@ type parts struct {
 	// deadLetters are the database's in direct, a topic's in kafka.
 	deadLetters stream.DeadLetters
 	warm        *warming
+	// schedulable says that this role may use lethe.schedules; see schedules.go.
+	schedulable bool
 	// services run beside the worker.
 	services []service
 }

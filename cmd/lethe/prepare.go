@@ -160,6 +160,9 @@ func (p *pipeline) prepareDatabase(ctx context.Context) error {
 		if errs := findings.Errors(); len(errs) > 0 {
 			return errs
 		}
+		if p.roles.worker {
+			return p.checkSchedules(ctx, conn, set)
+		}
 		return nil
 	})
 }
@@ -270,10 +273,15 @@ func (p *pipeline) prepareWorker() error {
 	p.mu.Lock()
 	p.up.warm = warm
 	p.mu.Unlock()
+	schedules, err := p.prepareSchedules()
+	if err != nil {
+		return err
+	}
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
 		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, Lookup: lookups.Lookup, PruneRate: p.pruneRate(),
-		Logger: p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
+		Schedules: schedules,
+		Logger:    p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
 	})
 	if err != nil {
 		return fmt.Errorf("make the worker: %w", err)

@@ -186,6 +186,11 @@ func (p *pipeline) loadNext(ctx context.Context, before *rules.Set) (*ruleset, e
 	if err != nil {
 		return nil, err
 	}
+	if p.roles.worker {
+		if err := p.schedulesFor(ctx, set); err != nil {
+			return nil, err
+		}
+	}
 	findings := set.Check(schema)
 	for _, f := range findings.Warnings() {
 		p.log.Warn("rules", "code", f.Code, "finding", f.String(), "fix", f.Fix)
