@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
@@ -20,6 +21,8 @@ const (
 	// ddlPrefix is what the guard says of tables whose rows a DDL has changed
 	// without a row in the log (package migrations).
 	ddlPrefix = "lethe.ddl"
+	// edgesPrefix is what the trigger of lethe.dependencies says.
+	edgesPrefix = "lethe.dependencies"
 )
 
 // poisonPayloadMax bounds what a dead letter keeps of a message.
@@ -204,6 +207,12 @@ func (d *decoder) message(seg *segment, msg []byte) error {
 		return nil
 	case ddlPrefix:
 		return d.ddl(seg, content, transactional)
+	case edgesPrefix:
+		if !transactional || !d.open {
+			return errors.New("message of lethe.dependencies outside a transaction")
+		}
+		d.edges(seg)
+		return nil
 	default:
 		return nil
 	}
@@ -241,6 +250,14 @@ func (d *decoder) ddl(seg *segment, content []byte, transactional bool) error {
 		p.poison = append(p.poison, poison{table: table, ddl: true})
 	}
 	return nil
+}
+
+// edges notes that the transaction changes the table of dependencies, once.
+func (d *decoder) edges(seg *segment) {
+	p := d.part(seg)
+	if !slices.ContainsFunc(p.poison, func(p poison) bool { return p.edges }) {
+		p.poison = append(p.poison, poison{edges: true})
+	}
 }
 
 // truncate decodes a truncate, which may name several tables, into one change

@@ -208,13 +208,18 @@ func (g *gateRunner) handOn(ctx context.Context, h handed, v change.LSN) error {
 	for _, p := range h.poison {
 		x := change.Position{Era: g.source.Era, LSN: p.x}
 		r := change.Raise{Reason: change.ReasonDDL, X: x}
-		if !p.ddl {
+		switch {
+		case p.edges:
+			r.Reason = change.ReasonDependencies
+		case !p.ddl:
 			g.bury(ctx, p, x)
 			r.Reason = change.ReasonDeadLetter
 		}
-		if p.table == "" {
+		switch {
+		case p.edges: // what of the classes, those say that know the rules
+		case p.table == "":
 			r.Classes = []string{"*"}
-		} else {
+		default:
 			r.Tables = []string{p.table}
 		}
 		if err := g.addRaise(ctx, rec, r); err != nil {

@@ -164,6 +164,32 @@ func TestServerDDLRaisesAfterVisible(t *testing.T) {
 	w.waitEvent(t, "raise ddl public.b")
 }
 
+// News of the table of dependencies come with the commit that changes it, when
+// that is visible, and once.
+func TestServerDependenciesAreToldAfterVisible(t *testing.T) {
+	t.Parallel()
+	u := newUnseen(t)
+	w := newSink()
+	r := start(t, u.url, w)
+	r.streaming(t)
+	show := u.commit(t, `SELECT pg_logical_emit_message(true, 'lethe.dependencies', '{}'), pg_logical_emit_message(true, 'lethe.dependencies', 'whatever')`)
+	r.held(t, 1)
+	exec(t, u.c, `INSERT INTO a VALUES (1)`)
+	w.waitEvent(t, "insert public.a id='1' v=NULL")
+	w.set(func() {
+		if w.has("raise dependencies ") {
+			t.Error("workers were told of dependencies that are not visible")
+		}
+	})
+	show()
+	w.waitEvent(t, "raise dependencies ")
+	exec(t, u.c, `INSERT INTO a VALUES (2)`)
+	w.waitEvent(t, "insert public.a id='2' v=NULL")
+	if n := w.count("raise dependencies "); n != 1 {
+		t.Errorf("told %d times, want once", n)
+	}
+}
+
 func TestGateCrashReplaysOvertaken(t *testing.T) {
 	t.Parallel()
 	u := newUnseen(t)

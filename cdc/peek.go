@@ -90,7 +90,7 @@ func peekSlot(ctx context.Context, conn *pgx.Conn, slot string, publications []s
 		}
 		for _, p := range seg.parts {
 			for _, bad := range p.poison {
-				if !bad.ddl { // what a DDL changed is not in the log at all
+				if !bad.ddl && !bad.edges { // what a DDL changed is not in the log at all
 					return nil, read, fmt.Errorf("a message of %q can not be decoded: %w", bad.table, bad.err)
 				}
 			}

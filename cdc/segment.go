@@ -69,6 +69,9 @@ type poison struct {
 	// ddl says that nothing was wrong with the message: the guard has told that
 	// a DDL changed rows of the table, and the log does not say which.
 	ddl bool
+	// edges says that nothing was wrong and no class is concerned: the table of
+	// dependencies changed, which every worker has to know in its place.
+	edges bool
 }
 
 func newSegment() *segment { return &segment{rec: &change.Record{}} }

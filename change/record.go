@@ -44,7 +44,11 @@ const (
 	ReasonUnknownEra  = "unknown_era" // the era can not be stored
 	ReasonMapChange   = "map_change"  // the partition map changed
 	ReasonRules       = "rules"       // the rules changed
-	ReasonLookup      = "lookup"      // a lookup gave too many rows
+
+	// ReasonDependencies names no class by itself: the table of dependencies
+	// changed, and workers are to read it before they go on.
+	ReasonDependencies = "dependencies"
+	ReasonLookup       = "lookup" // a lookup gave too many rows
 )
 
 // Record is the unit that travels from the reader to one partition's worker:

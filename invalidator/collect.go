@@ -23,6 +23,9 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	clear(l.timed)
 	l.timed = l.timed[:0]
 	l.batch = batch{raises: l.batch.raises[:0], dead: l.batch.dead[:0], telling: l.w.beyond() != nil}
+	if err := l.learn(ctx, deliveries); err != nil {
+		return err
+	}
 	if err := l.follow(ctx); err != nil {
 		return err
 	}

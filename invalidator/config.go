@@ -52,6 +52,12 @@ type Config struct {
 	// Rules returns the rules in force. It is called for every batch and must
 	// be fast; a reload takes effect with the next batch.
 	Rules func() *Rules
+	// Dependencies is called before a batch is worked on in which the log says
+	// that the table of dependencies changed, or in which something was lost that
+	// might have said so. When it returns, Rules must hold every dependency whose
+	// commit is visible. cause is the same in every partition. It is repeated
+	// until it succeeds, and the partition waits. nil: there is no such table.
+	Dependencies func(ctx context.Context, cause string) error
 	// DeadLetters keeps what could not be processed.
 	DeadLetters stream.DeadLetters
 	// InsertLSN returns pg_current_wal_insert_lsn() of the primary that the

@@ -32,6 +32,7 @@ var all = []migration{
 	{4, "0004_gaps.sql", "Without lethe.gaps it is forgotten with the process that a table has just entered the publication, or was changed by a DDL: " +
 		"a crash at that moment can leave entries stale."},
 	{5, "0005_schedules.sql", "Without lethe.schedules rules with `at:` are refused, and messages with \"at\" become dead letters."},
+	{6, "0006_dependencies.sql", "Without lethe.dependencies there are no dependencies but those of rules.yaml."},
 }
 
 // Guard is the name of the migration that installs the guard.

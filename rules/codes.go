@@ -40,6 +40,7 @@ const (
 	CodeZone          = "L037" // at: a column without time zone, read as UTC
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
 	CodeLookedUp      = "L035" // a table that is looked up in, and that has no rule for what is looked up
+	CodeDeclared      = "L038" // a row of lethe.dependencies that can not be understood
 
 	CodeIncludeNone    = "L040" // include: a pattern that no file matches
 	CodePolicyName     = "L041" // a key or tag that lint.key does not match

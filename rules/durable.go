@@ -37,6 +37,16 @@ func (p EdgeProblem) String() string {
 	return fmt.Sprintf("edge %d: %s: %s", p.ID, p.Message, effect)
 }
 
+// EdgeFindings are problems as warnings of the check.
+func EdgeFindings(problems []EdgeProblem) Findings {
+	var out Findings
+	for _, p := range problems {
+		out = append(out, Finding{Code: CodeDeclared, Severity: Warning, File: "lethe.dependencies", Message: p.String(),
+			Fix: fmt.Sprintf("lethe graph rm %d, and lethe graph add what is meant", p.ID)})
+	}
+	return out
+}
+
 // WithEdges returns the set with more dependencies, in the order of their
 // numbers; s is left as it is. What can not be understood of them is told, and
 // nothing of it is an error: somebody else's row must not stop a worker.

@@ -88,7 +88,11 @@ func (p *program) checkRules(ctx context.Context) (findings rules.Findings, live
 	if err != nil {
 		return nil, false, err
 	}
-	return set.Check(schema), true, nil
+	_, problems, err := p.declaredEdges(ctx, set)
+	if err != nil {
+		return nil, false, err
+	}
+	return append(set.Check(schema), rules.EdgeFindings(problems)...), true, nil
 }
 
 // checkObserved compares the rules with what clients have reported. One

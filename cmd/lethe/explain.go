@@ -89,6 +89,11 @@ func (p *program) explain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return err
 	}
+	if p.settings.PostgresURL != "" {
+		if set, _, err = p.declaredEdges(ctx, set); err != nil {
+			return err
+		}
+	}
 	explainer, err := explain.New(set)
 	if err != nil {
 		return err

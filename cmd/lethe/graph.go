@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -17,10 +18,10 @@ func (p *program) graphCommand() *cobra.Command {
 		Use:   "graph",
 		Short: "Draw the rules: tables, rules, entries and tags, and what depends on them",
 		Long: `Draws which tables lead by which rules to which entries and tags, who carries
-those tags, and what depends on them. Nothing is asked of a server. Exit code 3 if
-the rules are not valid.`,
+those tags, and what depends on them; dashed, what lethe graph add has declared in
+LETHE_POSTGRES_URL, if that is set. Exit code 3 if the rules are not valid.`,
 		Args: cobra.NoArgs,
-		RunE: func(_ *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			formats := map[string]func(*diagram.Graph, io.Writer) error{
 				"svg": (*diagram.Graph).SVG, "mermaid": (*diagram.Graph).Mermaid, "dot": (*diagram.Graph).DOT,
 			}
@@ -34,6 +35,17 @@ the rules are not valid.`,
 			set, err := p.loadRules()
 			if err != nil {
 				return err
+			}
+			if p.settings.PostgresURL != "" {
+				with, problems, err := p.declaredEdges(cmd.Context(), set)
+				if err != nil { // a picture of the rest is worth something too
+					fmt.Fprintln(p.stderr, "without declared dependencies:", err)
+				} else {
+					set = with
+				}
+				for _, problem := range problems {
+					fmt.Fprintln(p.stderr, "warning:", problem)
+				}
 			}
 			g := drawRules(set)
 			if file == "" {
@@ -52,8 +64,12 @@ the rules are not valid.`,
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "svg", "svg, mermaid or dot")
 	cmd.Flags().StringVar(&file, "file", "", "write there instead of to standard output")
+	cmd.AddCommand(p.graphAddCommand(), p.graphRemoveCommand(), p.graphListCommand())
 	return cmd
 }
+
+// drawnMax is how many declared dependencies are drawn.
+const drawnMax = 500
 
 // drawRules is the graph of a rule set.
 func drawRules(set *rules.Set) *diagram.Graph {
@@ -89,14 +105,24 @@ func drawRules(set *rules.Set) *diagram.Graph {
 			g.Edge(drawName(g, set, t, false), entry, "")
 		}
 	}
+	drawn := 0
 	for _, d := range set.Dependencies {
+		if d.ID != 0 {
+			if drawn++; drawn > drawnMax {
+				g.Node(diagram.Node{Kind: diagram.Tag, Label: "...", Detail: "more are declared than can be drawn"})
+				break
+			}
+		}
 		of := drawName(g, set, d.Of, d.Of.Class != nil)
 		for _, a := range d.Also {
-			to := drawName(g, set, a, a.Class != nil)
+			to, label := drawName(g, set, a, a.Class != nil), oneLine(d.When)
+			if d.Of.Class != nil && d.Of.Pattern().Placeholders() == 0 { // one name of a class
+				label = oneLine(strings.TrimSpace(d.Of.String() + " " + label))
+			}
 			if d.ID != 0 {
-				g.DashedEdge(of, to, oneLine(d.When))
+				g.DashedEdge(of, to, label)
 			} else {
-				g.Edge(of, to, oneLine(d.When))
+				g.Edge(of, to, label)
 			}
 		}
 	}

@@ -46,6 +46,7 @@ type pipeline struct {
 	asked   <-chan struct{}
 	seen    uint64
 	reloads *reloads
+	edges   *edges
 	metrics *metrics
 
 	// What has been brought up so far; readiness looks at it from the HTTP
@@ -84,13 +85,13 @@ type parts struct {
 }
 
 func newPipeline(s *settings, r roles, set *rules.Set, log *slog.Logger, registry *prometheus.Registry) (*pipeline, error) {
-	first, err := newRuleset(set)
+	first, err := newRuleset(set, nil)
 	if err != nil {
 		return nil, err
 	}
 	p := &pipeline{
 		settings: s, roles: r, log: log, registry: registry,
-		metrics: newMetrics(registry), reloads: newReloads(registry), stage: "starting",
+		metrics: newMetrics(registry), reloads: newReloads(registry), edges: newEdges(registry), stage: "starting",
 	}
 	p.rules.Store(first)
 	return p, nil

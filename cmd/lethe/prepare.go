@@ -46,6 +46,7 @@ func (p *pipeline) prepare(ctx context.Context) error {
 			return err
 		}},
 		{"connecting to Redis", p.prepareStore},
+		{"reading the declared dependencies", p.prepareDependencies},
 		{"opening the log", p.prepareLog},
 	}
 	for _, s := range steps {
@@ -183,6 +184,15 @@ func (p *pipeline) prepareStore(ctx context.Context) error {
 	return nil
 }
 
+// prepareDependencies reads the table of dependencies before the first batch is
+// worked on; later the log says when it has changed.
+func (p *pipeline) prepareDependencies(ctx context.Context) error {
+	if !p.roles.worker {
+		return nil
+	}
+	return p.learn(ctx, "")
+}
+
 // classifyRedis marks what a retry can not cure: who we are is not accepted.
 func classifyRedis(err error) error {
 	if redis.HasErrorPrefix(err, "DB index") || redis.HasErrorPrefix(err, "SELECT is not allowed") {
@@ -280,8 +290,9 @@ func (p *pipeline) prepareWorker() error {
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
 		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, Lookup: lookups.Lookup, PruneRate: p.pruneRate(),
-		Schedules: schedules,
-		Logger:    p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
+		Schedules:    schedules,
+		Dependencies: p.learn,
+		Logger:       p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
 	})
 	if err != nil {
 		return fmt.Errorf("make the worker: %w", err)

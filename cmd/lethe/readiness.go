@@ -30,6 +30,9 @@ func (p *pipeline) readiness(ctx context.Context) readiness {
 	if failed := p.reloads.details(); failed != nil {
 		r.Details["reload"] = failed
 	}
+	if faulty := p.edges.details(); faulty != nil {
+		r.Details["dependencies"] = faulty
+	}
 	if stage != stageRunning {
 		wait("%s", stage)
 	}

@@ -22,16 +22,23 @@ const lookEvery = 500 * time.Millisecond
 
 // ruleset is the rules in force, in the forms that the rooms need.
 type ruleset struct {
-	set      *rules.Set
-	compiled *invalidator.Rules
+	// files is what the files say; set has the declared dependencies as well, and
+	// compiled is made of it.
+	files, set *rules.Set
+	compiled   *invalidator.Rules
+	// problems are what can not be understood of those, which are the ones of
+	// reading number read (edges.read).
+	problems []rules.EdgeProblem
+	read     uint64
 }
 
-func newRuleset(set *rules.Set) (*ruleset, error) {
+func newRuleset(files *rules.Set, declared []rules.Edge) (*ruleset, error) {
+	set, problems := files.WithEdges(declared)
 	compiled, err := invalidator.NewRules(set)
 	if err != nil {
 		return nil, err
 	}
-	return &ruleset{set: set, compiled: compiled}, nil
+	return &ruleset{files: files, set: set, compiled: compiled, problems: problems}, nil
 }
 
 // reloads is what came of the last reload, for readiness and metrics.
@@ -135,19 +142,26 @@ func (p *pipeline) followRules(ctx context.Context, asked <-chan struct{}) {
 //
 // again is true if it failed for a reason that time may cure.
 func (p *pipeline) reload(ctx context.Context, why string) (again bool) {
+	var next *ruleset
+	var err error
+	if p.up.worker != nil { // whoever asks may mean that table, too
+		err = p.learn(ctx, "")
+	}
 	before := p.rules.Load()
-	next, err := p.loadNext(ctx, before.set)
+	if err == nil {
+		next, err = p.loadNext(ctx, before.set)
+	}
 	if err == nil {
 		added, removed := rules.Difference(before.set, next.set)
 		if len(added)+len(removed) == 0 {
 			// Names, owners, places and loaders may still be others.
-			p.rules.Store(next)
+			p.inForce(next)
 			p.reloads.note("unchanged", nil)
 			p.log.Info("rules reloaded, what they invalidate is the same", "why", why, "rules", len(next.set.Rules))
 			return false
 		}
 		if err = p.publish(ctx, append(before.set.Tables(), next.set.Tables()...)); err == nil {
-			p.rules.Store(next)
+			p.inForce(next)
 			p.reloads.note("done", nil)
 			p.log.Info("rules reloaded", "why", why, "added", added, "removed", removed, "rules", len(next.set.Rules))
 			if err := p.publish(ctx, next.set.Tables()); err != nil {
@@ -198,7 +212,7 @@ func (p *pipeline) loadNext(ctx context.Context, before *rules.Set) (*ruleset, e
 	if errs := findings.Errors(); len(errs) > 0 {
 		return nil, errs
 	}
-	return newRuleset(set)
+	return p.withEdges(set)
 }
 
 // publish brings the publications in step with uses. While another process has
