@@ -1,6 +1,7 @@
 package invalidator
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -55,6 +56,7 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 		return err
 	}
 	purges := l.named(todo.purges, named)
+	slices.SortStableFunc(purges, func(a, b purge) int { return cmp.Compare(a.debounce, b.debounce) })
 	if len(purges) > 0 {
 		// Members are not remembered one by one; see missed.
 		l.past.Load().put(time.Now(), l.batch.v, nil, []string{"*"})
@@ -68,19 +70,40 @@ func (l *lane) apply(ctx context.Context, deliveries []stream.Delivery) error {
 	l.w.sources.v.raise(l.batch.v)
 	l.w.metrics.batchChanges.Observe(float64(l.batch.changes))
 
-	tasks := len(walks)
-	if len(purges) > 0 {
+	late := slices.IndexFunc(purges, func(p purge) bool { return p.debounce > 0 })
+	if late < 0 || l.batch.telling { // caches beyond Redis are told behind the watermark, and do not wait
+		late = len(purges)
+	}
+	tasks := len(walks) + l.newWindows(purges[late:])
+	if late > 0 {
 		tasks++
 	}
-	m := l.led.begin(l.batch.offset, l.batch.mark, l.batch.marked, tasks)
-	m.forgot = l.batch.forgot
+	m := l.begin(tasks)
 	for _, k := range walks {
 		l.w.whenWalked(k, func() { l.led.done(m) })
 	}
-	if len(purges) > 0 {
-		return l.sweepBeside(ctx, purges, l.batch.v, m)
+	if err := l.join(ctx, purges[late:], m); err != nil {
+		return err
+	}
+	l.weigh(deliveries)
+	if late > 0 {
+		return l.sweepBeside(ctx, purges[:late], l.batch.v, m)
 	}
 	return nil
+}
+
+// begin puts the batch into the ledger. While windows are open, one that waits
+// for nothing itself counts with the one before it: nothing can be done for it
+// sooner, and a window of seconds must not fill the ledger.
+func (l *lane) begin(tasks int) *mark {
+	if tasks == 0 && len(l.windows) > 0 {
+		m := l.led.follow(l.batch.offset, l.batch.mark)
+		m.forgot.merge(&l.batch.forgot)
+		return m
+	}
+	m := l.led.begin(l.batch.offset, l.batch.mark, l.batch.marked, tasks)
+	m.forgot = l.batch.forgot
+	return m
 }
 
 // work of a batch besides the keys, which are in the coalescer.
@@ -97,6 +120,10 @@ type purge struct {
 	asks rewarmAsks
 	// rewarmed counts the members that were to be filled again.
 	rewarmed int
+	// debounce is how long the sweep may wait for others, group what it has
+	// waited for.
+	debounce time.Duration
+	group    *windowGroup
 }
 
 // plan sorts the targets of the batch: keys into the coalescer, tags into as
@@ -131,7 +158,7 @@ func (l *lane) plan() todo {
 			l.addTag(&t, target, tags)
 			l.handles.outcome(t.groups[group], OutcomePurged)
 		case rules.KindAllTags:
-			p := purge{Purge: coherence.Purge{X: target.X, All: true}, asks: asksOf(target.Action, target.Rule)}
+			p := purge{Purge: coherence.Purge{X: target.X, All: true}, asks: asksOf(target.Action, target.Rule), debounce: debounceOf(target.Rule)}
 			for _, name := range target.Names {
 				p.Tags = append(p.Tags, string(name))
 			}
@@ -169,15 +196,23 @@ func (w *Worker) variant(class *rules.Class, action rules.Action) (coherence.Act
 	return coherence.ActionDelete, false
 }
 
+func debounceOf(r *rules.Rule) time.Duration {
+	if r == nil {
+		return 0
+	}
+	return r.Debounce
+}
+
 // addTag puts a tag into the purge of its action. One purge has one X, the
 // greatest: a position that is too great refuses a few registrations and
 // standby fills for a moment, and hides no entry for longer than the sweep.
 func (l *lane) addTag(t *todo, target *rules.Target, tags map[string]uint64) {
 	asks := asksOf(target.Action, target.Rule)
-	at := slices.IndexFunc(t.purges, func(p purge) bool { return !p.All && p.asks == asks })
+	debounce := debounceOf(target.Rule)
+	at := slices.IndexFunc(t.purges, func(p purge) bool { return !p.All && p.asks == asks && p.debounce == debounce })
 	if at < 0 {
 		at = len(t.purges)
-		t.purges = append(t.purges, purge{asks: asks})
+		t.purges = append(t.purges, purge{asks: asks, debounce: debounce})
 	}
 	p := &t.purges[at]
 	p.X = p.X.Max(target.X)

@@ -47,6 +47,10 @@ type lane struct {
 	sweeps sync.WaitGroup
 	ctx    context.Context
 
+	// windows are those that are open, held what they hold up.
+	windows []*window
+	held    heldUp
+
 	// suspect says that Redis held something of ours and no source record: all
 	// is to be raised once the source is known.
 	suspect bool
@@ -114,6 +118,7 @@ func (l *lane) work(ctx, actx context.Context) error {
 	// not be redone without it.
 	l.w.add(l)
 	defer l.w.remove(l)
+	defer l.dropWindows()
 	if err := l.start(actx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -121,6 +126,9 @@ func (l *lane) work(ctx, actx context.Context) error {
 		deliveries, err := l.fetch(ctx)
 		if err == nil {
 			err = l.apply(actx, deliveries)
+		}
+		if err == nil {
+			err = l.endWindows(actx, false)
 		}
 		if err == nil {
 			err = l.settle(actx)
@@ -142,8 +150,8 @@ func (l *lane) work(ctx, actx context.Context) error {
 	return l.drain(actx)
 }
 
-// fetch waits for deliveries. It returns none when a sweep has ended
-// meanwhile, so that the watermark and the offset that waited for it move even
+// fetch waits for deliveries. It returns none when a window is due, or a sweep
+// has ended meanwhile, so that the watermark and the offset that waited for it move even
 // when the stream is silent.
 func (l *lane) fetch(ctx context.Context) ([]stream.Delivery, error) {
 	fctx, cancel := context.WithCancel(ctx)
@@ -152,11 +160,19 @@ func (l *lane) fetch(ctx context.Context) ([]stream.Delivery, error) {
 		// An interrupted Fetch has taken nothing: what is there is returned.
 		interrupted := make(chan struct{})
 		stop := make(chan struct{})
+		var window <-chan time.Time
+		if due, ok := l.nextWindow(); ok {
+			timer := time.NewTimer(time.Until(due))
+			defer timer.Stop()
+			window = timer.C
+		}
 		defer func() { close(stop); <-interrupted }()
 		go func() {
 			defer close(interrupted)
 			select {
 			case <-l.led.wake:
+				cancel()
+			case <-window:
 				cancel()
 			case <-stop:
 			}
@@ -173,7 +189,11 @@ func (l *lane) fetch(ctx context.Context) ([]stream.Delivery, error) {
 }
 
 // drain waits for the sweeps and walks of what was applied, and acknowledges.
+// Windows end at once: whoever stops does not wait for changes that may come.
 func (l *lane) drain(actx context.Context) error {
+	if err := l.endWindows(actx, true); err != nil {
+		return err
+	}
 	for {
 		if err := l.settle(actx); err != nil {
 			return err
@@ -208,6 +228,9 @@ func (l *lane) settle(ctx context.Context) error {
 		}
 		if l.led.unsettled() < l.w.cfg.UnsettledMax {
 			return nil
+		}
+		if err := l.endWindows(ctx, true); err != nil { // the stream does not wait for them
+			return err
 		}
 		select {
 		case <-l.led.wake:

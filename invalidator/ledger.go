@@ -46,6 +46,16 @@ func (l *ledger) begin(offset int64, v change.Position, marked bool, tasks int) 
 	return m
 }
 
+// follow adds a batch that waits for nothing but those before it, of which there
+// is one at least.
+func (l *ledger) follow(offset int64, v change.Position) *mark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.open[len(l.open)-1]
+	m.offset, m.v, m.marked = offset, m.v.Max(v), false
+	return m
+}
+
 // done says that one task of the batch has ended.
 func (l *ledger) done(m *mark) {
 	l.mu.Lock()

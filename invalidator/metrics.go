@@ -59,6 +59,7 @@ type Metrics struct {
 	indexMembers  prometheus.Gauge
 	indexBytes    prometheus.Gauge
 	indexGarbage  prometheus.Gauge
+	coalesced     prometheus.Counter
 	lookups       *prometheus.CounterVec
 	lookupSeconds prometheus.Histogram
 }
@@ -95,7 +96,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		nodesLost:    prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_nodes_lost_total", Help: "Redis nodes that may have lost writes and were redone."}),
 		batchChanges: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lethe_batch_changes", Help: "Changes applied together.", Buckets: prometheus.ExponentialBuckets(1, 4, 9)}),
 		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lethe_pending_work", Help: "Sweeps of tags and walks of plain classes that the watermark waits for.",
+			Name: "lethe_pending_work", Help: "Sweeps of tags, windows of debounced sweeps and walks of plain classes that the watermark waits for.",
 		}, []string{"kind"}),
 		swept:  prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_swept_members_total", Help: "Members of purged tags that were invalidated."}),
 		walked: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_walked_keys_total", Help: "Keys of plain classes that walks unlinked."}),
@@ -107,7 +108,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		indexMembers: gauge("lethe_index_members", "Members in the index, the dead included."),
 		indexBytes:   gauge("lethe_index_bytes", "Memory of the index as Redis estimates it, from a sample of the names."),
 		indexGarbage: gauge("lethe_index_garbage_ratio", "Share of the members whose entry was gone when the pruner came to them."),
-		lookups:      counter("lethe_lookups_total", "Lookups of rules, each set of parameters once in a batch, by result: rows, no_row, too_many, failed.", "rule", "result"),
+		coalesced: prometheus.NewCounter(prometheus.CounterOpts{Name: "lethe_sweeps_coalesced_total",
+			Help: "Sweeps that were not made because a batch's purges joined one that waited for the end of its debounce."}),
+		lookups: counter("lethe_lookups_total", "Lookups of rules, each set of parameters once in a batch, by result: rows, no_row, too_many, failed.", "rule", "result"),
 		lookupSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "lethe_lookup_seconds", Help: "How long the lookups of a batch took, repetitions included.", Buckets: prometheus.ExponentialBuckets(.0005, 4, 9)}),
 	}
@@ -115,7 +118,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reg.MustRegister(m.commitToEvict, m.changes, m.invalidations, m.watermarkLag, m.deadLetters, m.raises, m.oldUnknown,
 			m.newUnknown, m.condUnknown, m.cascades, m.retries, m.nodesLost, m.batchChanges, m.pending, m.swept, m.walked,
 			m.pruned, m.openPurges, m.sweepLeft, m.indexNames, m.indexMembers, m.indexBytes, m.indexGarbage,
-			m.lookups, m.lookupSeconds)
+			m.coalesced, m.lookups, m.lookupSeconds)
 	}
 	return m
 }

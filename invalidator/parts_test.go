@@ -186,6 +186,18 @@ func TestLedger(t *testing.T) {
 	settled(none)
 	l.release()
 	settled(fmt.Sprint(3, change.LSN(20), true))
+	// What follows a batch that waits waits with it.
+	slow = l.begin(4, at(30), true, 1)
+	l.follow(5, at(40))
+	l.follow(6, at(35))
+	if n := l.unsettled(); n != 1 {
+		t.Errorf("%d unsettled, want them to be one", n)
+	}
+	settled(none)
+	l.done(slow)
+	if m, _ := l.settled(); m.offset != 6 || m.v != at(40) || m.marked {
+		t.Errorf("settled %+v, want all that followed, not marked", m)
+	}
 	if n := l.unsettled(); n != 0 {
 		t.Errorf("%d unsettled", n)
 	}

@@ -72,6 +72,9 @@ func (l *lane) sweepBeside(ctx context.Context, purges []purge, v change.Positio
 		s.follower = s.follow(ctx)
 		defer s.follower.end()
 		for i := range purges {
+			if err := s.merge(ctx, &purges[i]); err != nil {
+				return
+			}
 			if err := s.sweep(ctx, &purges[i]); err != nil {
 				return // ctx ended: never done, so delivered again
 			}
@@ -96,6 +99,14 @@ type sweeper struct {
 	follower *follower
 	progress *progress
 	pace     sweepPace
+}
+
+// merge makes one open purge of those that have waited in a window.
+func (s *sweeper) merge(ctx context.Context, p *purge) error {
+	if p.group == nil {
+		return nil
+	}
+	return s.w.retry(ctx, "open purge", func(ctx context.Context) error { return p.group.merge(ctx, s.w, s.v) })
 }
 
 // sweep enumerates the members, invalidates each, and only then lets readers

@@ -39,6 +39,7 @@ const (
 	CodeNoEffect      = "L033" // a placeholder or condition that can never take effect
 	CodeZone          = "L037" // at: a column without time zone, read as UTC
 	CodeUncovered     = "L034" // a class whose loads read a table that no rule covers
+	CodeDebouncePlain = "L036" // debounce of a tag that plain entries carry
 	CodeLookedUp      = "L035" // a table that is looked up in, and that has no rule for what is looked up
 	CodeDeclared      = "L038" // a row of lethe.dependencies that can not be understood
 

@@ -38,6 +38,7 @@ func (l *linter) offline() {
 		l.rewarm(r)
 		l.classless(r)
 		l.neverThere(r)
+		l.debouncedPlain(r)
 		for _, t := range r.templates() {
 			l.adjacent(t)
 		}
@@ -126,6 +127,26 @@ func (l *linter) neverThere(r *Rule) {
 			}
 			if s.Side == segNew && rows == OnDelete {
 				l.warn(CodeNoEffect, t.segmentPlace(s), "", "%q is never rendered: a delete has no new row", t)
+			}
+		}
+	}
+}
+
+// debouncedPlain finds plain entries that are forgotten late: they carry no tags
+// that a reader could see, so that only the sweep reaches them.
+func (l *linter) debouncedPlain(r *Rule) {
+	if r.Debounce == 0 {
+		return
+	}
+	seen := map[*Class]bool{}
+	for _, ts := range r.Tags {
+		for _, t := range ts.All {
+			for _, c := range l.set.Carriers(t) {
+				if c.Mode == Plain && !seen[c] {
+					seen[c] = true
+					l.warn(CodeDebouncePlain, r.pos["debounce"], "take debounce out, or make the entry exact",
+						"debounce delays the sweep, and entry %q is plain: its values that carry %q are forgotten by the sweep only, up to %s late", c.Name, t, r.Debounce)
+				}
 			}
 		}
 	}
