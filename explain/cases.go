@@ -182,6 +182,14 @@ func (e *Explainer) Run(t *Case, schema *rules.Schema, cover *rules.Coverage) (*
 // expected is how a case writes what was invalidated, and in which list. The
 // versions of a value are one name.
 func (e *Explainer) expected(s *Step) (list int, name string) {
+	list, name = e.listed(s)
+	if s.At != "" {
+		name += " at " + s.At
+	}
+	return list, name
+}
+
+func (e *Explainer) listed(s *Step) (list int, name string) {
 	local := func(full string) string {
 		if e.set.Namespace != "" {
 			full = strings.TrimPrefix(full, e.set.Namespace+":")

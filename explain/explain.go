@@ -7,6 +7,7 @@ package explain
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/depgraph"
@@ -38,6 +39,9 @@ type Step struct {
 	Path  []string `json:"path,omitempty"`
 	// Reason is why a class is raised.
 	Reason string `json:"reason,omitempty"`
+	// At is when it happens (RFC 3339, UTC), for rules and messages with a time:
+	// at once if that is past. Empty: at once.
+	At string `json:"at,omitempty"`
 }
 
 // Explanation is what one change invalidates.
@@ -108,8 +112,33 @@ func (e *Explainer) Explain(c *change.Change) (Explanation, error) {
 	for i := range e.targets.List {
 		out.Steps = append(out.Steps, e.step(i))
 	}
+	for i := range e.targets.Timed {
+		out.Steps = append(out.Steps, e.timed(&e.targets.Timed[i], c)...)
+	}
 	out.Notes = e.notes
 	return out, nil
+}
+
+// timed are the steps of a schedule, when its time comes.
+func (e *Explainer) timed(t *rules.Timed, c *change.Change) (steps []Step) {
+	switch t.Kind {
+	case rules.TimedDrop:
+		e.note("rule %q: nothing is due for row %s any more", t.Rule.Name, t.Key)
+	case rules.TimedDropAll:
+		e.note("rule %q: nothing is due for any row any more", t.Rule.Name)
+	case rules.TimedUnknown:
+		e.note("rule %q: the log does not carry the time in %q: the rule's classes are raised, and the table is read for it", t.Rule.Name, t.Rule.At)
+	case rules.TimedSet:
+		from := len(e.targets.List)
+		e.targets.List = append(e.targets.List, e.targets.TimedTargets(t)...)
+		e.walker.Cascade(&e.targets, from, c)
+		for i := from; i < len(e.targets.List); i++ {
+			s := e.step(i)
+			s.At = t.At.UTC().Format(time.RFC3339Nano)
+			steps = append(steps, s)
+		}
+	}
+	return steps
 }
 
 func (e *Explainer) step(i int) Step {

@@ -30,8 +30,15 @@ func Print(w io.Writer, list []Explanation) error {
 	return err
 }
 
-// Text is what is invalidated, and how, in a few words.
+// Text is what is invalidated, how and when, in a few words.
 func (s Step) Text() string {
+	if s.At != "" {
+		return s.text() + " at " + s.At
+	}
+	return s.text()
+}
+
+func (s Step) text() string {
 	switch s.Kind {
 	case "class":
 		name := s.Name
