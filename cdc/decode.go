@@ -40,8 +40,10 @@ var errShort = errors.New("message is cut short")
 // begin or end of a transaction that does not fit ends the session, since
 // nothing that follows could be attributed.
 type decoder struct {
-	// tables are the relations that this connection has announced.
+	// tables are the relations that this connection has announced, partition
+	// roots with the identity that their rows really have.
 	tables map[uint32]*change.Table
+	roots  roots
 	// known are those of earlier connections, so that an unchanged relation
 	// keeps its pointer and with it whatever was compiled for it.
 	known map[uint32]*change.Table
@@ -58,7 +60,7 @@ func newDecoder(heartbeat func([]byte)) *decoder {
 	if heartbeat == nil {
 		heartbeat = func([]byte) {}
 	}
-	return &decoder{tables: map[uint32]*change.Table{}, known: map[uint32]*change.Table{}, heartbeat: heartbeat}
+	return &decoder{tables: map[uint32]*change.Table{}, known: map[uint32]*change.Table{}, roots: newRoots(), heartbeat: heartbeat}
 }
 
 // reset prepares for a new connection, which announces its relations afresh.
@@ -67,6 +69,7 @@ func (d *decoder) reset() {
 		d.known[id] = t
 	}
 	d.tables = map[uint32]*change.Table{}
+	d.roots = newRoots()
 	d.open = false
 }
 
@@ -77,6 +80,9 @@ func (d *decoder) decode(seg *segment, walStart change.LSN, msg []byte) error {
 	if len(msg) == 0 {
 		d.poison(seg, walStart, "", errors.New("message is empty"), msg)
 		return nil
+	}
+	if len(d.roots.announced) > 0 && msg[0] != 'R' && msg[0] != 'Y' && msg[0] != 'O' {
+		defer d.roots.forget()
 	}
 	var table string
 	var err error

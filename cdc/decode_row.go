@@ -60,14 +60,21 @@ func (d *decoder) relation(msg []byte) (string, error) {
 		t.Columns[i] = change.Column{Name: string(column), Key: key, Type: binary.BigEndian.Uint32(msg[next:])}
 		pos = next + 8
 	}
-	if old := d.tables[id]; old != nil && sameTable(old, t) {
-		return "", nil
+	d.roots.announce(t)
+	d.use(d.roots.effective(t))
+	return "", nil
+}
+
+// use takes a description for the one of its relation. One that only repeats
+// keeps the pointer.
+func (d *decoder) use(t *change.Table) {
+	if old := d.tables[t.ID]; old != nil && sameTable(old, t) {
+		return
 	}
-	if old := d.known[id]; old != nil && sameTable(old, t) {
+	if old := d.known[t.ID]; old != nil && sameTable(old, t) {
 		t = old
 	}
-	d.tables[id] = t
-	return "", nil
+	d.tables[t.ID] = t
 }
 
 func sameTable(a, b *change.Table) bool {
@@ -96,13 +103,17 @@ func (d *decoder) rowChange(seg *segment, wire []byte) (string, error) {
 	if t == nil {
 		return "", fmt.Errorf("change of relation %d, which was not announced", id)
 	}
+	if root := d.roots.leafOf(id); root != nil {
+		d.use(root)
+		t = d.tables[id]
+	}
 	p := d.part(seg)
 	c := change.Change{Op: change.Op(wire[0]), Commit: p.commit, Table: t}
 	msg := seg.copyBytes(wire)
 	pos := 5
 	var err error
 	if c.Op != change.Insert && (msg[pos] == 'K' || msg[pos] == 'O') {
-		keyOnly := msg[pos] == 'K'
+		keyOnly := !d.roots.whole(t, msg[pos])
 		if c.Old, pos, err = tuple(seg, t, msg, pos+1, keyOnly); err != nil {
 			return t.QualifiedName(), err
 		}
