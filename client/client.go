@@ -173,6 +173,9 @@ func open(ctx context.Context, o Options, h hooks) (*Client, error) {
 	c.vouching.bound(o.MaxStale)
 	c.wg.Go(func() { c.run(c.ctx) })
 	c.wg.Go(func() { c.vouch(c.ctx) })
+	if o.HotInterval > 0 {
+		c.wg.Go(func() { c.reportHot(c.ctx, o.HotInterval) })
+	}
 	if o.ObserveTables && o.Database != nil {
 		c.observed = newObservation(c)
 		c.wg.Go(func() { c.observed.run(c.ctx) })

@@ -60,6 +60,10 @@ type Options struct {
 	// them with the rules, and are returned by Client.ObservedTables. It needs
 	// Database.
 	ObserveTables bool
+	// HotInterval is how often the keys that are read most are reported to Redis,
+	// where Lethe sees which to keep warm: 64 keys at most, those of HotKeys
+	// (default 10 s; negative: never).
+	HotInterval time.Duration
 	// L1Bytes bounds the values that are kept decoded in the process, by the
 	// length of their encoding (default 64 MB). Negative: there is no L1.
 	L1Bytes int64
@@ -95,6 +99,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxStale == 0 {
 		o.MaxStale = MaxStaleDefault
+	}
+	if o.HotInterval == 0 {
+		o.HotInterval = HotIntervalDefault
 	}
 	if o.TokenWait <= 0 {
 		o.TokenWait = TokenWaitDefault

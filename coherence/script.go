@@ -52,6 +52,7 @@ var (
 	scriptFill      = loadScript("fill")
 	scriptHeader    = loadScript("header")
 	scriptHeartbeat = loadScript("heartbeat")
+	scriptHot       = loadScript("hot")
 	scriptKeep      = loadScript("keep")
 	scriptLease     = loadScript("lease")
 	scriptObserved  = loadScript("observed")
@@ -65,7 +66,7 @@ var (
 	scriptWatermark = loadScript("watermark")
 
 	allScripts = []*script{
-		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptKeep, scriptLease, scriptObserved, scriptPrune,
+		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptHot, scriptKeep, scriptLease, scriptObserved, scriptPrune,
 		scriptRegister, scriptRestore, scriptSeed, scriptSeedMark, scriptSource, scriptTable, scriptWatermark,
 	}
 )

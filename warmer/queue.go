@@ -418,8 +418,11 @@ var errGone = errors.New("class is gone, or has no loader")
 func (q *Queue) fill(ctx context.Context, class string, names []string, after []change.Position, standby bool) ([]fate, error) {
 	set := q.w.cfg.Rules().Set()
 	c := set.Class(class)
-	if c == nil || c.Load == nil {
+	if c == nil || !q.w.cfg.Loader.Loads(c) {
 		return nil, errGone
+	}
+	if f, _ := q.w.cfg.Loader.external(c); f != nil {
+		standby = false // the application reads the primary
 	}
 	_, fates, err := q.w.fill(ctx, set, c, names, how{
 		Options: Options{IfAbsent: true, Priority: PriorityRewarm}, standby: standby, after: after, leases: true,
@@ -427,6 +430,9 @@ func (q *Queue) fill(ctx context.Context, class string, names []string, after []
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fill entry %q: %w", class, err)
+	}
+	if err := q.w.prefetch(ctx, set, c, names, Options{Priority: PriorityRewarm}); err != nil && ctx.Err() == nil {
+		q.cfg.Logger.WarnContext(ctx, "what is related to filled entries can not be filled", "class", class, "error", err)
 	}
 	return fates, nil
 }

@@ -48,6 +48,8 @@ type pipeline struct {
 	reloads *reloads
 	edges   *edges
 	metrics *metrics
+	// terminal shows progress to a person; nil if there is none.
+	terminal *terminal
 
 	// What has been brought up so far; readiness looks at it from the HTTP
 	// server's goroutines.

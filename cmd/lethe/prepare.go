@@ -299,7 +299,8 @@ func (p *pipeline) prepareWorker() error {
 	}
 	p.mu.Lock()
 	p.up.worker = worker
-	p.up.services = append(p.up.services, service{"index pruner", worker.Prune}, service{"rewarm queue", warm.queue.Run})
+	p.up.services = append(p.up.services, service{"index pruner", worker.Prune}, service{"rewarm queue", warm.queue.Run},
+		service{"warm-up", p.serveWarmups}, service{"hot keys", warm.hot.Run})
 	p.mu.Unlock()
 	return nil
 }

@@ -20,8 +20,21 @@ const patience = 10 * time.Second
 const answerTimeout = 500 * time.Millisecond
 
 // readiness looks at every part. It may be called at any time, and waits for
-// Redis for at most answerTimeout.
+// Redis for at most answerTimeout. Last of all it waits for what is to be warmed
+// at the start.
 func (p *pipeline) readiness(ctx context.Context) readiness {
+	r := p.upAndRunning(ctx)
+	p.mu.Lock()
+	warm := p.up.warm
+	p.mu.Unlock()
+	if warm != nil && p.roles.worker {
+		r.warm(warm.warmups)
+	}
+	return r
+}
+
+// upAndRunning is readiness, but for warm-ups.
+func (p *pipeline) upAndRunning(ctx context.Context) readiness {
 	p.mu.Lock()
 	stage, up := p.stage, p.up
 	p.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/rules"
 	"github.com/lethe-cache/lethe/warmer"
 )
@@ -16,11 +17,13 @@ type warmSettings struct {
 	URL         string
 	Rate        float64
 	Concurrency int
+	Hot         int
 }
 
 func (s *warmSettings) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.URL, "warm-url", "", "standby to load entries from, while it is not too far behind (default: the primary)")
 	fs.Float64Var(&s.Rate, "warm-rate", warmer.RateDefault, "entries that are loaded in a second at most (-1: no limit)")
+	fs.IntVar(&s.Hot, "warm-hot", warmer.HotWarmDefault, "keys of each class, of those that clients read most, that are kept warm (0: none)")
 	fs.IntVar(&s.Concurrency, "warm-concurrency", warmer.ConcurrencyDefault, "loads that run at a time at most")
 }
 
@@ -37,6 +40,9 @@ func (s *warmSettings) validate() error {
 	if s.Concurrency < 1 || s.Concurrency > 1000 {
 		errs = append(errs, fmt.Errorf("%s: %d: want 1 to 1000", envName("warm-concurrency"), s.Concurrency))
 	}
+	if s.Hot < 0 || s.Hot > coherence.HotMax {
+		errs = append(errs, fmt.Errorf("%s: %d: want 0 to %d", envName("warm-hot"), s.Hot, coherence.HotMax))
+	}
 	if len(errs) > 0 {
 		return usagef("%w", errors.Join(errs...))
 	}
@@ -49,6 +55,10 @@ type warming struct {
 	loader *warmer.Loader
 	warmer *warmer.Warmer
 	queue  *warmer.Queue
+	// warmups fill entries at the start and by schedules, hot those that are
+	// read most.
+	warmups *warmer.Warmups
+	hot     *warmer.HotKeys
 }
 
 // openWarming makes it. Nothing connects yet.
@@ -67,7 +77,13 @@ func (p *pipeline) openWarming() (*warming, error) {
 		Logger:  p.log, Metrics: warmer.NewMetrics(p.registry),
 	})
 	if err == nil {
-		w.queue, err = warmer.NewQueue(warmer.QueueConfig{Warmer: w.warmer, Logger: p.log})
+		w.hot, err = warmer.NewHotKeys(warmer.HotConfig{Warmer: w.warmer, Warm: orNone(s.Hot), Logger: p.log, Registry: p.registry})
+	}
+	if err == nil {
+		w.queue, err = warmer.NewQueue(warmer.QueueConfig{Warmer: w.warmer, Hot: w.hot, Logger: p.log})
+	}
+	if err == nil {
+		w.warmups, err = p.openWarmups(w.warmer)
 	}
 	if err != nil {
 		loader.Close()
@@ -80,4 +96,12 @@ func (w *warming) close() {
 	if w != nil {
 		w.loader.Close()
 	}
+}
+
+// orNone is a number of which 0 means none, for what takes 0 for its default.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }

@@ -19,11 +19,17 @@ type program struct {
 	stdout   io.Writer
 	stderr   io.Writer
 	log      *slog.Logger
+	// terminal is stderr, if a person looks at it; else nil.
+	terminal *terminal
 }
 
 // execute runs the program and returns its exit code.
 func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &program{stdout: stdout, stderr: stderr}
+	if isTerminal(stderr) {
+		p.terminal = &terminal{w: stderr}
+		p.stderr = p.terminal
+	}
 	root := p.root(environ)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

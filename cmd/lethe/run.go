@@ -57,7 +57,7 @@ second leaves it, to be delivered again at the next start.`,
 			if err != nil {
 				return err
 			}
-			line.asked, line.seen = asked, seen
+			line.asked, line.seen, line.terminal = asked, seen, p.terminal
 			var server *httpServer
 			if p.settings.Listen != "" {
 				if server, err = listen(p.settings.Listen, registry, line.readiness); err != nil {
