@@ -2,8 +2,12 @@ package coherence
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	"github.com/lethe-cache/lethe/internal/harness"
 )
 
 // A scan finds the index of every form of name, and of no namespace that does
@@ -100,4 +104,46 @@ func TestSamplePageIsPruned(t *testing.T) {
 			t.Errorf("members %v, want %v", got, want)
 		}
 	})
+}
+
+// A master that does not answer has not said that an entry is gone: nothing is
+// removed then, of no page, also not of members that lie elsewhere.
+func TestPruneOfASilentMasterRemovesNothing(t *testing.T) {
+	t.Parallel()
+	cluster := harness.NewRedisCluster(t, 3)
+	s := clustered(t, cluster)
+	tag := s.Layout().Name("category:7")
+	var regs []RegisterRequest
+	for i := range 60 { // in slots of every master
+		regs = append(regs, RegisterRequest{Name: tag, Member: s.Layout().Name(fmt.Sprintf("product:%d", i)), Stamp: at(100)})
+	}
+	reasons, err := s.RegisterAll(t.Context(), regs)
+	must(t, err)
+	if reasons[0] != Stored {
+		t.Fatal(reasons[0])
+	}
+	var found []Index
+	complete, err := s.ScanIndexes(t.Context(), func(_ context.Context, _ int, i []Index) error {
+		found = append(found, i...) // one of the masters has one
+		return nil
+	})
+	if err != nil || !complete || !slices.Equal(found, []Index{s.layout.index(tag)}) {
+		t.Fatalf("found %q, complete %v (%v)", found, complete, err)
+	}
+	page, err := s.MemberPage(t.Context(), tag, 0, 1000)
+	must(t, err)
+	if len(page.Members) != 60 {
+		t.Fatalf("%d members", len(page.Members))
+	}
+	home := Slot(tag) * 3 / Slots // the masters divide the slots evenly
+	cluster.Masters[(home+1)%3].Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if gone, removed, err := s.PrunePages(ctx, page); err == nil || removed != 0 {
+		t.Errorf("gone %d, removed %d (%v), want an error", gone, removed, err)
+	}
+	// A cluster without one of its masters may not answer at all.
+	if n, err := s.MemberCount(t.Context(), tag); err == nil && n != 60 {
+		t.Errorf("%d members are left, want all", n)
+	}
 }
