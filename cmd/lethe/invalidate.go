@@ -24,6 +24,9 @@ type invalidateOptions struct {
 	action, reason, at  string
 	timeout             time.Duration
 	output              string
+	// pattern and prefix take what keys there are, rate of them a second.
+	pattern, prefix string
+	rate            int
 }
 
 // waitDefault is how long --wait waits.
@@ -42,11 +45,18 @@ a worker that is down applies it when it is back. Names are without the namespac
 --at takes a time (2030-01-31T12:00:00Z) or how long from now (90m, by the
 database's clock); what is due is kept in lethe.schedules and fired once, also
 after an outage. --wait returns when every worker has applied all of it, sweeps
-of tags included; with --at, when it is kept.`,
+of tags included; with --at, when it is kept.
+
+--pattern takes a glob of keys as SCAN has them (*, ?, [a-z], \\ before what is to
+have no meaning), --prefix the beginning of keys. The classes of which a key may
+match are raised through the log, whole, so that what is being filled is refused
+too; behind that every master is walked by SCAN, at --rate keys a second, and what
+matches is unlinked, keys without a class among it. It waits in any case.`,
 		Example: `  lethe invalidate --key product:42 --tag category:7 --wait
   lethe invalidate --tag "category:7 & brand:3"
   lethe invalidate --class product --reason "import of 21 November"
-  lethe invalidate --key product:42 --at 2026-12-24T00:00:00Z`,
+  lethe invalidate --key product:42 --at 2026-12-24T00:00:00Z
+  lethe invalidate --pattern "user:*:posts"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.invalidate(cmd.Context(), &o) },
 	}
@@ -60,6 +70,9 @@ of tags included; with --at, when it is kept.`,
 	f.StringVar(&o.at, "at", "", "when: a time, or how long from now")
 	f.BoolVar(&o.wait, "wait", false, "wait until it is applied everywhere")
 	f.DurationVar(&o.timeout, "timeout", waitDefault, "with --wait: how long; it is applied all the same, later")
+	f.StringVar(&o.pattern, "pattern", "", "a glob of keys: raises the classes that it can match, and walks Redis for it")
+	f.StringVar(&o.prefix, "prefix", "", "like --pattern, with the text that keys begin with")
+	f.IntVar(&o.rate, "rate", coherence.ForgetRateDefault, "with --pattern and --prefix: keys that each master looks at in a second")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
 	return cmd
 }
@@ -100,9 +113,15 @@ func (p *program) invalidate(ctx context.Context, o *invalidateOptions) error {
 	if err != nil {
 		return err
 	}
-	message, err := o.message(set)
+	glob, err := o.globOf()
 	if err != nil {
 		return err
+	}
+	var message rules.Message
+	if glob == "" {
+		if message, err = o.message(set); err != nil {
+			return err
+		}
 	}
 	if p.settings.PostgresURL == "" {
 		return &exitError{code: exitUsage, err: errors.New("an invalidation is written into the log of the database, and there is none to write to"),
@@ -113,6 +132,9 @@ func (p *program) invalidate(ctx context.Context, o *invalidateOptions) error {
 		return err
 	}
 	defer d.close()
+	if glob != "" {
+		return p.forgetPattern(ctx, o, set, d, glob)
+	}
 	done, err := p.emit(ctx, d, o, message)
 	if err != nil {
 		return err
@@ -155,7 +177,7 @@ func (o *invalidateOptions) message(set *rules.Set) (rules.Message, error) {
 		m.Classes = append(m.Classes, "*")
 	}
 	if len(m.Keys)+len(m.Tags)+len(m.AllTags)+len(m.Classes) == 0 {
-		return m, usagef("nothing to forget: want --key, --tag, --class or --all")
+		return m, usagef("nothing to forget: want --key, --tag, --class, --all, --pattern or --prefix")
 	}
 	if o.at != "" {
 		if _, err := time.Parse(time.RFC3339, o.at); err != nil {
@@ -263,8 +285,6 @@ func (p *program) timeOf(ctx context.Context, d *database, at string) (string, e
 
 const (
 	waitPoll = 25 * time.Millisecond
-	// waitSay is how often somebody who waits is told how far it is.
-	waitSay = 5 * time.Second
 )
 
 // waitApplied returns when the watermark says that every effect of the message
@@ -278,7 +298,9 @@ func (p *program) waitApplied(ctx context.Context, set *rules.Set, done *invalid
 		return fmt.Errorf("it is written, but whether it is applied can not be seen: %w", classifyRedis(err))
 	}
 	defer store.Close()
-	state, said := "", began
+	state := ""
+	b := newWaitBar(p.stderr)
+	defer b.end()
 	for {
 		control, err := store.Control(ctx)
 		if err == nil {
@@ -290,9 +312,13 @@ func (p *program) waitApplied(ctx context.Context, set *rules.Set, done *invalid
 		} else if ctx.Err() == nil {
 			state = err.Error()
 		}
-		if time.Since(said) > waitSay {
-			said = time.Now()
-			fmt.Fprintf(p.stderr, "waiting: %s\n", state)
+		if b.due() {
+			if swept, of := p.sweptSoFar(ctx, store, set, done); of > 0 {
+				state = fmt.Sprintf("%d of %d members are swept", swept, of)
+				b.show("sweeping", swept, of)
+			} else {
+				b.say("waiting: " + state)
+			}
 		}
 		timer := time.NewTimer(waitPoll)
 		select {
@@ -304,6 +330,26 @@ func (p *program) waitApplied(ctx context.Context, set *rules.Set, done *invalid
 				hint: "look at `lethe status` for what holds the workers up, or give --timeout"}
 		}
 	}
+}
+
+// sweptSoFar is how far the sweeps are that the message's tags wait for.
+func (p *program) sweptSoFar(ctx context.Context, store *coherence.Store, set *rules.Set, done *invalidated) (swept, of int) {
+	sweeps, err := store.Sweeps(ctx)
+	if err != nil {
+		return 0, 0 // a progress that can not be shown is none to fail for
+	}
+	for _, s := range sweeps {
+		// The commit's position lies above that of the message in it.
+		mine := s.Purge.X.LSN >= done.LSN && slices.ContainsFunc(s.Purge.Tags, func(full string) bool {
+			return slices.ContainsFunc(done.Tags, func(t string) bool {
+				return slices.Contains(strings.Split(t, " & "), strings.TrimPrefix(full, set.FullName("")))
+			})
+		})
+		if mine {
+			swept, of = swept+s.Done, of+s.Total
+		}
+	}
+	return swept, of
 }
 
 // applied reports whether the watermark covers the message, and what is known
