@@ -21,6 +21,9 @@ type Case struct {
 	// Change is the change, or Changes are several.
 	Change  *Row  `yaml:"change"`
 	Changes []Row `yaml:"changes"`
+	// Lookup is what the lookups of rules give; one that it says nothing of fails
+	// the case.
+	Lookup []Looked `yaml:"lookup"`
 	// Keys and Tags are what rules and messages name by themselves; tags of
 	// which an entry must carry all are written "a & b".
 	Keys []string `yaml:"keys"`
@@ -140,6 +143,9 @@ func (e *Explainer) Run(t *Case, schema *rules.Schema, cover *rules.Coverage) (*
 	if err != nil {
 		return nil, fmt.Errorf("case %q: %w", t.Name, err)
 	}
+	before := e.lookups
+	e.lookups = Answers(t.Lookup)
+	defer func() { e.lookups = before }()
 	r := &Result{Case: t}
 	for _, c := range changes {
 		if cover != nil {

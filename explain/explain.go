@@ -60,6 +60,7 @@ type Explainer struct {
 	walker  *depgraph.Walker
 	targets rules.Targets
 	notes   []string
+	lookups rules.Lookups
 }
 
 // New returns an explainer of a set's rules.
@@ -80,6 +81,7 @@ func New(set *rules.Set) (*Explainer, error) {
 			e.note("rule %q: the condition could not be decided and counts as true: %v", r.Name, err)
 		},
 	})
+	e.matcher.UseLookups(noted{e})
 	e.walker.ConditionUnknown = func(d *rules.Dependency, err error) {
 		e.note("dependency of %q: the condition could not be decided and counts as true: %v", d.Of, err)
 	}

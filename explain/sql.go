@@ -37,13 +37,25 @@ const statementTimeout = 30 * time.Second
 // The connection's role must own the tables or have their TRIGGER privilege,
 // and the right to make temporary tables. The connection is as before, except
 // for settings that the statements themselves set for the session.
-func Run(ctx context.Context, conn *pgx.Conn, schema *rules.Schema, uses []rules.TableUse, sql string, lockTimeout time.Duration) (_ []*change.Change, err error) {
+func Run(ctx context.Context, conn *pgx.Conn, schema *rules.Schema, uses []rules.TableUse, sql string, lockTimeout time.Duration) ([]*change.Change, error) {
+	var out []*change.Change
+	err := RunAnd(ctx, conn, schema, uses, sql, lockTimeout, func(_ pgx.Tx, changes []*change.Change) error {
+		out = changes
+		return nil
+	})
+	return out, err
+}
+
+// RunAnd is Run that hands the changes to inside before it rolls back: what is
+// read in the transaction is what the statements have made of the database.
+func RunAnd(ctx context.Context, conn *pgx.Conn, schema *rules.Schema, uses []rules.TableUse, sql string, lockTimeout time.Duration,
+	inside func(tx pgx.Tx, changes []*change.Change) error) (err error) {
 	if lockTimeout <= 0 {
 		lockTimeout = LockTimeoutDefault
 	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() {
 		// Also when ctx has ended: locks must not wait for the pool.
@@ -55,12 +67,20 @@ func Run(ctx context.Context, conn *pgx.Conn, schema *rules.Schema, uses []rules
 	}()
 	c := capture{tx: tx, schema: schema}
 	if err := c.install(ctx, uses, lockTimeout); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.execute(ctx, sql); err != nil {
-		return nil, err
+		return err
 	}
-	return c.read(ctx)
+	changes, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	// As a connection finds it that is new.
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path TO DEFAULT"); err != nil {
+		return fmt.Errorf("read the captured rows: %w", err)
+	}
+	return inside(tx, changes)
 }
 
 // capture is the triggers of one transaction, and what they have seen.

@@ -247,7 +247,11 @@ func (d *decoder) mapping(n *yaml.Node, what string, known, later []string) (fie
 		case k.Value == "<<":
 			d.errorf(CodeUnknownField, at, "merge keys (<<) are not supported: write the fields out")
 		default:
-			d.errorf(CodeUnknownField, at, "unknown field %q in %s%s", k.Value, what, suggest(k.Value, slices.Concat(known, later)))
+			hint := suggest(k.Value, slices.Concat(known, later))
+			if n.Style&yaml.FlowStyle != 0 && isNull(v) && v.Value == "" {
+				hint = " (inside of {...} a text with a comma needs quotes)" // the rest of it
+			}
+			d.errorf(CodeUnknownField, at, "unknown field %q in %s%s", k.Value, what, hint)
 		}
 	}
 	return f, true

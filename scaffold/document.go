@@ -210,6 +210,9 @@ func when(r *rules.Rule) string {
 	if r.On != rules.OnAll {
 		text += " (" + r.On.String() + ")"
 	}
+	if r.Lookup != nil {
+		text += ", looked up by " + code(strings.Join(strings.Fields(r.Lookup.SQL), " "))
+	}
 	if r.When != "" {
 		text += ", if " + code(strings.Join(strings.Fields(r.When), " "))
 	}

@@ -8,16 +8,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/lethe-cache/lethe/cdc"
 	"github.com/lethe-cache/lethe/cdc/publication"
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/explain"
+	"github.com/lethe-cache/lethe/lookup"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -29,6 +32,7 @@ type explainOptions struct {
 	sql         string
 	lockTimeout time.Duration
 	lsn         string
+	lookup      string
 	output      string
 }
 
@@ -50,8 +54,14 @@ change is one of:
   --lsn FROM..TO    what the slot has still to hand on, from commits in the range;
                     either end may be left out. Nothing is consumed
 
-Where LETHE_POSTGRES_URL is set, tables are those of the live schema, and of an old
-row only what their replica identity logs is used. Nothing is left behind. Exit
+Where LETHE_POSTGRES_URL is set, tables are those of the live schema, of an old row
+only what their replica identity logs is used, and lookups of rules are made: with
+--sql inside of the transaction, with what it has changed. --lookup says what they
+give instead, the first that fits:
+
+  --lookup '[{"with":{"product_id":42},"rows":[{"category_id":7}]}]'
+
+Nothing is left behind. Exit
 code 3 if the rules are not valid.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.explain(cmd.Context(), &o) },
@@ -65,6 +75,7 @@ code 3 if the rules are not valid.`,
 	f.StringVar(&o.sql, "sql", "", "statements to execute and roll back")
 	f.DurationVar(&o.lockTimeout, "lock-timeout", explain.LockTimeoutDefault, "with --sql: how long to wait for the lock of a table")
 	f.StringVar(&o.lsn, "lsn", "", "a range of the slot: FROM..TO")
+	f.StringVar(&o.lookup, "lookup", "", "what lookups give, as JSON, instead of asking the database")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
 	return cmd
 }
@@ -98,17 +109,24 @@ func (p *program) explain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return err
 	}
-	changes, more, err := p.changesToExplain(ctx, o, set)
+	answers, done, err := p.lookupsToExplain(ctx, o, set)
 	if err != nil {
 		return err
 	}
-	list := make([]explain.Explanation, 0, len(changes))
-	for _, c := range changes {
-		e, err := explainer.Explain(c)
-		if err != nil { // a worker would bury it and go on, so its neighbours are shown too
-			e.Notes = append(e.Notes, "a worker can not process this change, and would raise what its table touches: "+err.Error())
+	defer done()
+	explainer.UseLookups(answers)
+	var list []explain.Explanation
+	var more bool
+	if o.sql != "" {
+		list, err = p.explainSQL(ctx, o, set, explainer)
+	} else {
+		var changes []*change.Change
+		if changes, more, err = p.changesToExplain(ctx, o, set); err == nil {
+			list, err = explainAll(explainer, changes)
 		}
-		list = append(list, e)
+	}
+	if err != nil {
+		return err
 	}
 	if more {
 		fmt.Fprintln(p.stderr, "there is more in the slot than was read: give a smaller range")
@@ -123,12 +141,48 @@ func (p *program) explain(ctx context.Context, o *explainOptions) error {
 	return explain.Print(p.stdout, list)
 }
 
+// explainAll explains changes. What a worker could not process is told, as it
+// would bury it and go on; that nobody looks up at present is an error.
+func explainAll(explainer *explain.Explainer, changes []*change.Change) ([]explain.Explanation, error) {
+	list := make([]explain.Explanation, 0, len(changes))
+	for _, c := range changes {
+		e, err := explainer.Explain(c)
+		var lookup *rules.LookupError
+		var refused *pgconn.PgError
+		if errors.As(err, &lookup) && !errors.As(err, &refused) {
+			return nil, err
+		}
+		if err != nil {
+			e.Notes = append(e.Notes, "a worker can not process this change, and would raise what its table touches: "+err.Error())
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// lookupsToExplain says who answers lookups: the flag, the database, or nobody.
+func (p *program) lookupsToExplain(ctx context.Context, o *explainOptions, set *rules.Set) (rules.Lookups, func(), error) {
+	nothing := func() {}
+	if o.lookup != "" {
+		var answers explain.Answers
+		if err := decodeJSON([]byte(o.lookup), &answers); err != nil {
+			return nil, nothing, usagef("--lookup %s: %w", o.lookup, err)
+		}
+		return answers, nothing, nil
+	}
+	needed := slices.ContainsFunc(set.Rules, func(r *rules.Rule) bool { return r.Lookup != nil })
+	if p.settings.PostgresURL == "" || !needed {
+		return nil, nothing, nil
+	}
+	runner, err := lookup.Open(lookup.Config{URL: p.settings.PostgresURL, Concurrency: 1})
+	if err != nil {
+		return nil, nothing, usagef("LETHE_POSTGRES_URL: %w", err)
+	}
+	return runner.Now(ctx), runner.Close, nil
+}
+
 func (p *program) changesToExplain(ctx context.Context, o *explainOptions, set *rules.Set) (changes []*change.Change, more bool, err error) {
-	switch {
-	case o.sql != "":
-		changes, err = p.changesOfSQL(ctx, o, set)
-		return changes, false, err
-	case o.lsn != "":
+	if o.lsn != "" {
 		return p.changesOfSlot(ctx, o.lsn)
 	}
 	rows, err := o.rows(os.Stdin)
@@ -205,16 +259,23 @@ func decodeJSON(data []byte, into any) error {
 	return nil
 }
 
-func (p *program) changesOfSQL(ctx context.Context, o *explainOptions, set *rules.Set) (changes []*change.Change, err error) {
+// explainSQL explains what statements change before that is rolled back, so that
+// lookups see it.
+func (p *program) explainSQL(ctx context.Context, o *explainOptions, set *rules.Set, explainer *explain.Explainer) (list []explain.Explanation, err error) {
 	schema, err := p.databaseFor(ctx, set, "--sql")
 	if err != nil {
 		return nil, err
 	}
 	err = p.onDatabase(ctx, func(conn *pgx.Conn) error {
-		changes, err = explain.Run(ctx, conn, schema, set.Tables(), o.sql, o.lockTimeout)
-		return err
+		return explain.RunAnd(ctx, conn, schema, set.Tables(), o.sql, o.lockTimeout, func(tx pgx.Tx, changes []*change.Change) error {
+			if o.lookup == "" {
+				explainer.UseLookups(lookup.In(ctx, tx))
+			}
+			list, err = explainAll(explainer, changes)
+			return err
+		})
 	})
-	return changes, err
+	return list, err
 }
 
 func (p *program) changesOfSlot(ctx context.Context, text string) (changes []*change.Change, more bool, err error) {

@@ -79,6 +79,9 @@ func drawRules(set *rules.Set) *diagram.Graph {
 		if action := r.Action; action != rules.Delete {
 			detail = strings.TrimSpace(action.String() + " " + detail)
 		}
+		if r.Lookup != nil {
+			detail = strings.TrimSpace("lookup: " + r.Lookup.SQL + " " + detail)
+		}
 		table := g.Node(diagram.Node{Kind: diagram.Table, Label: r.QualifiedTable()})
 		rule := g.Node(diagram.Node{Kind: diagram.Rule, Label: r.Name, Detail: oneLine(detail)})
 		on := ""

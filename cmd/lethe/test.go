@@ -31,6 +31,10 @@ rules, by the code that runs in production:
       change: {table: public.products, op: update, old: {id: 42, price: 1}, new: {id: 42, price: 2}}
       keys: ["product:42"]
       cascade: ["feed:42"]
+    - name: a review moves the category
+      change: {table: public.reviews, op: insert, new: {id: 1, product_id: 42}}
+      lookup: [{with: {product_id: 42}, rows: [{category_id: 7}]}]
+      tags: ["category:7"]
 
 Names are without the namespace; what is not listed must not come out. Without
 --live nothing is asked of a database: what is written of a row is what the log
