@@ -120,6 +120,8 @@ type hooks struct {
 	received func(*received) bool
 	// loaded runs between the load and the fill.
 	loaded func(name string)
+	// answered runs between the answer of Redis to a read and its judgement.
+	answered func(name string)
 	// registering runs before each round of registrations.
 	registering func([]coherence.RegisterRequest)
 	// grace is that of Close, before and after it ends contexts; 0 for the

@@ -206,6 +206,8 @@ type answer[T any] struct {
 	spare *spare[T]
 	// leased: somebody loads it already.
 	leased bool
+	// asked is when Redis was, by Client.now.
+	asked time.Duration
 }
 
 // ask is cached, with what else there is.
@@ -217,7 +219,11 @@ func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position) (
 	name := e.c.name(e.cl, key)
 	for range readTries {
 		at := e.c.sending()
+		a.asked = e.c.now()
 		raw, err := e.c.get(ctx, name)
+		if e.c.hooks.answered != nil {
+			e.c.hooks.answered(name)
+		}
 		if err != nil || !e.askL2(ctx, &a, key, name, raw, at, enough, bound) {
 			return a
 		}
@@ -248,6 +254,7 @@ func (e *Class[T]) askL1(a *answer[T], key string, enough bool, bound change.Pos
 // askL2 is ask's second half, given what Redis answered to what was sent at a
 // moment. true says that it is to be asked again.
 func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, raw []byte, at since, enough bool, bound change.Position) (retry bool) {
+	a.spare = nil
 	if raw == nil {
 		return false
 	}
@@ -263,6 +270,9 @@ func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, ra
 	}
 	switch e.c.trust(ctx, e.cl, name, &h, at) {
 	case again:
+		// Under a storm of invalidations every answer is overtaken by one. It
+		// may still be served stale: what is held against it came after it.
+		a.leased, a.spare = left(h.Lease) > 0, e.overtaken(&h, payload, a.asked)
 		return true
 	case hit:
 		if !enough && !h.Stamp.Covers(bound) {

@@ -102,6 +102,29 @@ func (e *Class[T]) staleEntry(h *coherence.Header, payload []byte) *spare[T] {
 	return sp
 }
 
+// overtaken is what Redis answered to a question, where an invalidation was heard
+// of since it was asked: stale since then, or for longer.
+func (e *Class[T]) overtaken(h *coherence.Header, payload []byte, asked time.Duration) *spare[T] {
+	if e.cl.staleCap == 0 || h.State != coherence.StateValue && h.State != coherence.StateStale {
+		return nil
+	}
+	// What was heard of may have been a raise of its class.
+	if v := e.c.view.Load(); v == nil || !v.knowsAll(e.cl.name, h.Names) || !v.current(e.cl.name, h.Generation, h.Names) {
+		return nil
+	}
+	if h.State == coherence.StateStale {
+		return e.staleEntry(h, payload)
+	}
+	sp := &spare[T]{meta: metaOf(h), since: asked}
+	if !sp.meta.negative {
+		if err := e.cl.decode(h, payload, &sp.value); err != nil {
+			e.cl.counts.undecodable.Add(1)
+			return nil
+		}
+	}
+	return sp
+}
+
 // agedEntry is what Redis holds of a value for which nobody vouches any more.
 func (e *Class[T]) agedEntry(h *coherence.Header, payload []byte, m *master) *spare[T] {
 	sp := &spare[T]{meta: metaOf(h), since: m.knownGood()}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -487,5 +488,42 @@ func TestSpareAges(t *testing.T) {
 		if ok && (m.layer != LayerStale || m.cacheable || m.age < 0) {
 			t.Errorf("%s: %+v", name, m)
 		}
+	}
+}
+
+// Every answer of Redis is overtaken by an invalidation: what may be served stale
+// is, and nobody waits for a load.
+func TestStaleIsServedInAStorm(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var storm atomic.Bool
+	x := uint64(110)
+	var c *Client
+	c = w.open(Options{L1Bytes: -1}, hooks{answered: func(name string) {
+		if !storm.Load() {
+			return
+		}
+		before := c.marks.seq.Load()
+		w.stale("item:1", x)
+		x += 10
+		harness.Eventually(t, 20*time.Second, harness.True("the invalidation is heard of", func() bool { return c.marks.seq.Load() > before }))
+	}})
+	e := w.items(c, StaleFor(time.Hour))
+	w.live(c)
+	mustGet(t, e, "item:1", w.reads())
+	c.fills.Wait()
+	loads := w.loads.Load()
+	storm.Store(true)
+	h := newHeld() // the load behind the reader's back
+	w.want("read in the storm", mustGet(t, e, "item:1", h.load(w, 2, nil)), int64(1))
+	w.want("again", mustGet(t, e, "item:1", h.load(w, 3, nil)), int64(1))
+	if s := c.Stats().Classes["item"]; s.Stale != 2 || s.Loaded != 1 {
+		t.Errorf("stale %d and loaded %d, want 2 and the first", s.Stale, s.Loaded)
+	}
+	storm.Store(false)
+	close(h.release)
+	c.fills.Wait()
+	if got := w.loads.Load() - loads; got > 1 {
+		t.Errorf("%d loads", got)
 	}
 }
