@@ -38,6 +38,7 @@ func grant(ctx context.Context, conn *pgx.Conn, opts Options) error {
 		{"lethe.gaps", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.gaps, lethe.gaps_told, lethe.fingerprints TO " + role},
 		{"lethe.schedules", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.schedules, lethe.schedule_scans TO " + role},
 		{"lethe.dependencies", "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON lethe.dependencies TO " + role},
+		{"lethe.edge_outbox", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.edge_outbox, lethe.edge_endpoints TO " + role},
 		{"lethe.dead_letters", "GRANT SELECT, INSERT, UPDATE, DELETE ON lethe.dead_letters TO " + role},
 	} {
 		var exists bool

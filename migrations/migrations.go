@@ -33,6 +33,7 @@ var all = []migration{
 		"a crash at that moment can leave entries stale."},
 	{5, "0005_schedules.sql", "Without lethe.schedules rules with `at:` are refused, and messages with \"at\" become dead letters."},
 	{6, "0006_dependencies.sql", "Without lethe.dependencies there are no dependencies but those of rules.yaml."},
+	{8, "0008_edge.sql", "Without lethe.edge_outbox edge caches can not be told what was forgotten: `lethe run` refuses rules with edge."},
 }
 
 // Guard is the name of the migration that installs the guard.

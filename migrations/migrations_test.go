@@ -54,7 +54,7 @@ func role(t *testing.T, address string, create bool) (name string, conn *pgx.Con
 	return name, connect(t, u.String())
 }
 
-var everything = []string{"0001_source", "0002_dead_letters", "0003_guard", "0004_gaps", "0005_schedules", "0006_dependencies"}
+var everything = []string{"0001_source", "0002_dead_letters", "0003_guard", "0004_gaps", "0005_schedules", "0006_dependencies", "0008_edge"}
 
 func apply(t *testing.T, conn *pgx.Conn, opts migrations.Options) migrations.Result {
 	t.Helper()
