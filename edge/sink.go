@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -56,8 +58,13 @@ func New(cfg Config, edges []*rules.EdgeCache) (*Sink, error) {
 	return s, s.Set(edges)
 }
 
-// Set takes other endpoints into force, all of them or, with an error, none.
-func (s *Sink) Set(edges []*rules.EdgeCache) error {
+// Check returns the error that Set would.
+func (s *Sink) Check(edges []*rules.EdgeCache) error {
+	_, err := s.resolve(edges)
+	return err
+}
+
+func (s *Sink) resolve(edges []*rules.EdgeCache) (map[string]*endpoint, error) {
 	next := map[string]*endpoint{}
 	var errs []error
 	for _, e := range edges {
@@ -65,7 +72,13 @@ func (s *Sink) Set(edges []*rules.EdgeCache) error {
 		errs = append(errs, err)
 		next[e.Name] = &endpoint{EdgeCache: e, credentials: c, kick: make(chan struct{}, 1)}
 	}
-	if err := errors.Join(errs...); err != nil {
+	return next, errors.Join(errs...)
+}
+
+// Set takes other endpoints into force, all of them or, with an error, none.
+func (s *Sink) Set(edges []*rules.EdgeCache) error {
+	next, err := s.resolve(edges)
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -200,7 +213,7 @@ func (s *Sink) bound(ctx context.Context, e *endpoint) {
 // left. What is not told then stands in the table.
 func (s *Sink) Run(ctx context.Context) error {
 	defer s.client.CloseIdleConnections()
-	if s.cfg.Alone {
+	if s.cfg.Alone && s.Active() {
 		s.persist(ctx, s.outbox.takeOver)
 	}
 	for ctx.Err() == nil {
@@ -252,6 +265,9 @@ func (s *Sink) register(ctx context.Context, endpoints map[string]*endpoint) err
 		scopes[name] = s.scope(e)
 	}
 	fresh, err := s.outbox.register(ctx, scopes)
+	if denied := new(pgconn.PgError); len(endpoints) == 0 && errors.As(err, &denied) {
+		return nil // who has no edges need not have the table
+	}
 	for _, name := range fresh {
 		s.metrics.everything.WithLabelValues(name, causeNew).Inc()
 		s.cfg.Logger.InfoContext(ctx, "an edge is new, or is told more than before: it is told to forget everything first", "endpoint", name)

@@ -17,6 +17,7 @@ import (
 	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/edge"
 	"github.com/lethe-cache/lethe/invalidator"
 	"github.com/lethe-cache/lethe/lookup"
 	"github.com/lethe-cache/lethe/rules"
@@ -82,6 +83,8 @@ type parts struct {
 	warm        *warming
 	// schedulable says that this role may use lethe.schedules; see schedules.go.
 	schedulable bool
+	// edge tells edge caches what was forgotten.
+	edge *edge.Sink
 	// services run beside the worker.
 	services []service
 }

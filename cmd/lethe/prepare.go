@@ -287,20 +287,24 @@ func (p *pipeline) prepareWorker() error {
 	if err != nil {
 		return err
 	}
+	sink, err := p.openEdge()
+	if err != nil {
+		return err
+	}
 	worker, err := invalidator.New(invalidator.Config{
 		Store: p.up.store, Rules: func() *invalidator.Rules { return p.rules.Load().compiled },
 		DeadLetters: p.up.deadLetters, InsertLSN: p.insertLSN, Lookup: lookups.Lookup, PruneRate: p.pruneRate(),
 		Schedules:    schedules,
 		Dependencies: p.learn,
-		Logger:       p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue,
+		Logger:       p.log, Metrics: invalidator.NewMetrics(p.registry), Observer: p.observer, Rewarmer: warm.queue, Beyond: p.beyond,
 	})
 	if err != nil {
 		return fmt.Errorf("make the worker: %w", err)
 	}
 	p.mu.Lock()
-	p.up.worker = worker
+	p.up.worker, p.up.edge = worker, sink
 	p.up.services = append(p.up.services, service{"index pruner", worker.Prune}, service{"rewarm queue", warm.queue.Run},
-		service{"warm-up", p.serveWarmups}, service{"hot keys", warm.hot.Run})
+		service{"warm-up", p.serveWarmups}, service{"hot keys", warm.hot.Run}, service{"edge caches", p.tellEdge})
 	p.mu.Unlock()
 	return nil
 }

@@ -212,6 +212,11 @@ func (p *pipeline) loadNext(ctx context.Context, before *rules.Set) (*ruleset, e
 	if errs := findings.Errors(); len(errs) > 0 {
 		return nil, errs
 	}
+	if p.up.edge != nil {
+		if err := p.up.edge.Check(set.EdgeCaches); err != nil {
+			return nil, err
+		}
+	}
 	return p.withEdges(set)
 }
 

@@ -93,7 +93,7 @@ func join(separator string, names []string) string {
 const (
 	// Timestamp holds the time of signing, in seconds since 1970.
 	Timestamp = "Lethe-Timestamp"
-	// Signature holds "v1=" and the HMAC in hex.
+	// Signature holds "sha256=" and the HMAC in hex.
 	Signature = "Lethe-Signature"
 )
 
@@ -104,7 +104,7 @@ func Sign(secret []byte, timestamp string, body []byte) string {
 	mac.Write([]byte(timestamp))
 	mac.Write([]byte("."))
 	mac.Write(body)
-	return "v1=" + hex.EncodeToString(mac.Sum(nil))
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
 
 // ErrSignature is returned by Verify for a request that Lethe did not send, or

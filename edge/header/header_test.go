@@ -66,7 +66,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("what was signed is refused: %v", err)
 	}
 	// From: printf '1700000000.{}' | openssl dgst -sha256 -hmac s
-	const known = "v1=e9232c9945da8456c2dea6b39da7786c07b00bca7a64d5dd1283674713a7b72a"
+	const known = "sha256=e9232c9945da8456c2dea6b39da7786c07b00bca7a64d5dd1283674713a7b72a"
 	if got := header.Sign(secret, "1700000000", []byte("{}")); got != known {
 		t.Errorf("signature %s, want %s", got, known)
 	}
