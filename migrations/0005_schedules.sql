@@ -6,8 +6,11 @@
 -- the row stays when its schedule is fired or taken back, with no time in it,
 -- for as long as an older change of the same row may still be delivered.
 CREATE TABLE lethe.schedules (
-    -- The deployment: its namespace and the log that it follows. Two of them on
-    -- one database neither fire nor overwrite each other's.
+    -- Whose it is to fire: every deployment of a namespace hears what any of
+    -- them emits. What a deployment that is gone has left is fired by the others.
+    namespace  text NOT NULL,
+    -- Whose it is to replace: the deployment, its namespace and the log that it
+    -- follows, since positions of two logs do not compare. Messages belong to all.
     owner      text NOT NULL,
     -- Identity of the rule: everything in it but its name. 0: a message.
     rule_id    bigint NOT NULL,
@@ -25,8 +28,8 @@ CREATE TABLE lethe.schedules (
     PRIMARY KEY (owner, rule_id, row_key),
     CHECK ((due_at IS NULL) = (message IS NULL))
 ) WITH (fillfactor = 70);
-CREATE INDEX schedules_due ON lethe.schedules (owner, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX schedules_done ON lethe.schedules (owner, updated_at) WHERE due_at IS NULL;
+CREATE INDEX schedules_due ON lethe.schedules (namespace, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX schedules_done ON lethe.schedules (namespace, updated_at) WHERE due_at IS NULL;
 COMMENT ON TABLE lethe.schedules IS 'Lethe: invalidations that are due at a time';
 
 -- For which rules the rows that were there before have been read. A scan is due

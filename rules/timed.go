@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lethe-cache/lethe/change"
 )
@@ -188,7 +189,8 @@ func (m *Matcher) rowKey(dst *Targets, tm *tableMatcher, row, other change.Row) 
 	if row == nil {
 		return nil, false
 	}
-	values := make([]*string, 0, 2)
+	values, sound := make([]*string, 0, 2), true
+	var raw []byte
 	for i := range tm.table.Columns {
 		if tm.keyed && !tm.table.Columns[i].Key {
 			continue
@@ -201,8 +203,11 @@ func (m *Matcher) rowKey(dst *Targets, tm *tableMatcher, row, other change.Row) 
 		case change.Text:
 			text := string(v.Bytes)
 			values = append(values, &text)
+			sound = sound && utf8.ValidString(text)
+			raw = append(fmt.Appendf(raw, "%d:", len(text)), text...)
 		case change.Null:
 			values = append(values, nil)
+			raw = append(raw, "-:"...)
 		default:
 			if tm.keyed {
 				return nil, false
@@ -213,8 +218,8 @@ func (m *Matcher) rowKey(dst *Targets, tm *tableMatcher, row, other change.Row) 
 	if err != nil {
 		return nil, false // text and nothing else: it does not happen
 	}
-	if len(key) > rowKeyMax {
-		sum := sha256.Sum256(key)
+	if !sound || len(key) > rowKeyMax { // JSON makes one text of bytes that are none
+		sum := sha256.Sum256(raw)
 		key = append([]byte("sha256:"), hex.EncodeToString(sum[:])...)
 	}
 	return dst.Intern(key), true

@@ -99,6 +99,26 @@ func TestTimed(t *testing.T) {
 	}
 }
 
+// Rows are told apart by their bytes, whether JSON can carry them or not.
+func TestTimedKeys(t *testing.T) {
+	t.Parallel()
+	m := compile(t, fmt.Sprintf(sale, "")).NewMatcher(rules.Observer{})
+	long := strings.Repeat("x", 600)
+	seen := map[string]string{}
+	for _, id := range []string{"1", "\xff", "\xfe", "\ufffd", long, long + "y", "NULL"} {
+		var ts rules.Targets
+		c := &change.Change{Op: change.Insert, Table: sales, New: row(id, "5", "2030-01-31 12:00:00+00")}
+		if err := m.Match(&ts, c, change.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		key := string(ts.Timed[0].Key)
+		if other, ok := seen[key]; ok {
+			t.Errorf("%.10q and %.10q have one key", id, other)
+		}
+		seen[key] = id
+	}
+}
+
 // A text that is no time must not pass for one: the change becomes a dead
 // letter. What was matched before it in the batch stays.
 func TestTimedBadTime(t *testing.T) {

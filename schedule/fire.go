@@ -20,19 +20,19 @@ const fireBatch = 500
 // that another worker has in hand is left to it.
 const fire = `
 WITH due AS MATERIALIZED (
-    SELECT s.rule_id, s.row_key, s.due_at, s.message FROM lethe.schedules s
-    WHERE s.owner = $1 AND s.due_at <= clock_timestamp()
+    SELECT s.owner, s.rule_id, s.row_key, s.due_at, s.message FROM lethe.schedules s
+    WHERE s.namespace = $1 AND s.due_at <= clock_timestamp()
     ORDER BY s.due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), fired AS (
     UPDATE lethe.schedules s SET due_at = NULL, message = NULL, updated_at = clock_timestamp() FROM due d
-    WHERE s.owner = $1 AND s.rule_id = d.rule_id AND s.row_key = d.row_key
+    WHERE s.owner = d.owner AND s.rule_id = d.rule_id AND s.row_key = d.row_key
     RETURNING d.due_at, d.message
 )
 SELECT extract(epoch FROM clock_timestamp() - f.due_at)::float8, pg_logical_emit_message(true, 'lethe', f.message)::text FROM fired f`
 
 // Fire emits what is due, at most fireBatch at once, and returns how many.
 func (s *Store) Fire(ctx context.Context) (int, error) {
-	rows, err := s.cfg.Pool.Query(ctx, fire, s.cfg.Owner, fireBatch)
+	rows, err := s.cfg.Pool.Query(ctx, fire, s.cfg.Namespace, fireBatch)
 	if err != nil {
 		return 0, fmt.Errorf("fire schedules: %w", err)
 	}
@@ -56,7 +56,7 @@ func (s *Store) Fire(ctx context.Context) (int, error) {
 func (s *Store) next(ctx context.Context) (time.Duration, error) {
 	var seconds *float64
 	err := s.cfg.Pool.QueryRow(ctx, `SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
-		FROM lethe.schedules WHERE owner = $1 AND due_at IS NOT NULL AND due_at < clock_timestamp() + interval '1 hour'`, s.cfg.Owner).Scan(&seconds)
+		FROM lethe.schedules WHERE namespace = $1 AND due_at IS NOT NULL AND due_at < clock_timestamp() + interval '1 hour'`, s.cfg.Namespace).Scan(&seconds)
 	if err != nil {
 		return 0, fmt.Errorf("look for what is due next: %w", err)
 	}
@@ -148,9 +148,9 @@ func (s *Store) Prune(ctx context.Context, w change.Position) (int64, error) {
 	var total int64
 	for {
 		tag, err := s.cfg.Pool.Exec(ctx, `DELETE FROM lethe.schedules WHERE ctid = ANY (ARRAY(
-			SELECT ctid FROM lethe.schedules WHERE owner = $1 AND due_at IS NULL AND
+			SELECT ctid FROM lethe.schedules WHERE namespace = $1 AND due_at IS NULL AND
 				(updated_at < now() - $3::interval AND position < $2 OR updated_at < now() - $4::interval)
-			LIMIT $5 FOR UPDATE SKIP LOCKED)) AND due_at IS NULL`, s.cfg.Owner, place(w, 0), tombstoneMin, tombstoneMost, pruneBatch)
+			LIMIT $5 FOR UPDATE SKIP LOCKED)) AND due_at IS NULL`, s.cfg.Namespace, place(w, 0), tombstoneMin, tombstoneMost, pruneBatch)
 		if err != nil {
 			return total, fmt.Errorf("prune schedules: %w", err)
 		}
@@ -178,8 +178,8 @@ func (s *Store) prune(ctx context.Context, below func(context.Context) (change.P
 func (s *Store) count(ctx context.Context) error {
 	var pending, scans float64
 	err := s.cfg.Pool.QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM (SELECT FROM lethe.schedules WHERE owner = $1 AND due_at IS NOT NULL LIMIT $2) AS x),
-		(SELECT count(*) FROM lethe.schedule_scans WHERE owner = $1 AND wanted > done)`, s.cfg.Owner, countMost).Scan(&pending, &scans)
+		(SELECT count(*) FROM (SELECT FROM lethe.schedules WHERE namespace = $1 AND due_at IS NOT NULL LIMIT $2) AS x),
+		(SELECT count(*) FROM lethe.schedule_scans WHERE owner = $3 AND wanted > done)`, s.cfg.Namespace, countMost, s.cfg.Owner).Scan(&pending, &scans)
 	if err != nil {
 		return fmt.Errorf("count schedules: %w", err)
 	}

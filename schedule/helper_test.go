@@ -98,7 +98,8 @@ func (w *world) messages() []string {
 
 func (w *world) store(owner string) *Store {
 	w.t.Helper()
-	s, err := New(Config{Pool: w.pool, Owner: owner})
+	// Each test has a database: the namespace is that of the owner's first letter.
+	s, err := New(Config{Pool: w.pool, Namespace: owner[:1], Owner: owner})
 	if err != nil {
 		w.t.Fatal(err)
 	}

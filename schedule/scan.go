@@ -34,7 +34,9 @@ const PageDefault = 2000
 
 const (
 	lookEvery = 2 * time.Second
-	leaseFor  = time.Minute
+	// leaseFor is the life of a lease without a page: how long the rows of a
+	// process that was killed wait for the next.
+	leaseFor = 10 * time.Second
 )
 
 // due is a scan that this process has taken.

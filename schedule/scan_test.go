@@ -234,7 +234,7 @@ func TestServerScanTables(t *testing.T) {
 	if err := Readable(t.Context(), conn, p.Set()); !errors.As(err, &unreadable) || !strings.Contains(unreadable.Hint(), "GRANT SELECT ON public.bare TO") {
 		t.Errorf("a table that may not be read: %v", err)
 	}
-	hidden, err := New(Config{Pool: w.as(config.ConnConfig.User), Owner: "whole"})
+	hidden, err := New(Config{Pool: w.as(config.ConnConfig.User), Namespace: "w", Owner: "whole"})
 	if err != nil {
 		t.Fatal(err)
 	}

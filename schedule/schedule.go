@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,9 +49,12 @@ import (
 type Config struct {
 	// Pool reaches the primary that the log comes from.
 	Pool *pgxpool.Pool
+	// Namespace is that of the rules: what is due in it is fired by any of its
+	// deployments on the database, as the message reaches all of them.
+	Namespace string
 	// Owner names the deployment: its namespace and the log that it follows.
-	// Positions of different logs do not compare, and two deployments on one
-	// database must not fire each other's.
+	// Positions of different logs do not compare, so that one must not replace
+	// what another has stored.
 	Owner string
 	// Logger, nil discards; Metrics, nil counts into nothing.
 	Logger  *slog.Logger
@@ -86,6 +90,7 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Poll <= 0 {
 		cfg.Poll = PollDefault
 	}
+	cfg.Owner = ascii(cfg.Owner)
 	return &Store{cfg: cfg, wake: make(chan struct{}, 1), read: make(chan struct{}, 1)}, nil
 }
 
@@ -123,12 +128,24 @@ func Usable(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// messagesOf is the owner of a namespace's messages: each has a key of its own,
+// so that there is nothing to replace, and it is due whatever becomes of the
+// deployment that has stored it.
+func messagesOf(namespace string) string { return namespace + " messages" }
+
+// ascii keeps names that are for people out of the way of a database whose
+// encoding does not have their characters.
+func ascii(name string) string {
+	quoted := strconv.QuoteToASCII(name)
+	return quoted[1 : len(quoted)-1]
+}
+
 // place is the order of a row's changes, as text that compares like it.
 func place(x change.Position, ordinal uint32) string { return fmt.Sprintf("%s%08x", x, ordinal) }
 
 const upsert = `
-INSERT INTO lethe.schedules AS s (owner, rule_id, row_key, position, due_at, message, rule, updated_at)
-SELECT $1, i.rule_id, i.row_key, i.position, i.due_at, i.message, i.rule, clock_timestamp()
+INSERT INTO lethe.schedules AS s (namespace, owner, rule_id, row_key, position, due_at, message, rule, updated_at)
+SELECT $8, CASE WHEN i.rule_id = 0 THEN $9 ELSE $1 END, i.rule_id, i.row_key, i.position, i.due_at, i.message, i.rule, clock_timestamp()
 FROM unnest($2::int8[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[]) AS i(rule_id, row_key, position, due_at, message, rule)
 ON CONFLICT (owner, rule_id, row_key) DO UPDATE
 SET position = excluded.position, due_at = excluded.due_at, message = excluded.message, rule = excluded.rule, updated_at = excluded.updated_at
@@ -181,7 +198,8 @@ func (s *Store) put(ctx context.Context, b invalidator.ScheduleBatch, now time.T
 	}
 	batch := &pgx.Batch{}
 	if len(last) > 0 {
-		batch.Queue(upsert, s.cfg.Owner, cols.rules, cols.keys, cols.places, cols.due, cols.messages, cols.names)
+		batch.Queue(upsert, s.cfg.Owner, cols.rules, cols.keys, cols.places, cols.due, cols.messages, cols.names,
+			s.cfg.Namespace, messagesOf(s.cfg.Namespace))
 	}
 	for i := range b.Gone {
 		batch.Queue(dropAll, s.cfg.Owner, int64(b.Gone[i].Rule.ID), place(b.Gone[i].X, b.Gone[i].Ordinal))
@@ -252,7 +270,7 @@ func (c *columns) add(it *invalidator.ScheduleItem, done bool) {
 	c.rules = append(c.rules, int64(it.Rule.ID))
 	c.keys = append(c.keys, it.Key)
 	c.places = append(c.places, place(it.X, it.Ordinal))
-	c.names = append(c.names, it.Rule.Name)
+	c.names = append(c.names, ascii(it.Rule.Name))
 	if done || it.Message == nil {
 		c.due, c.messages = append(c.due, nil), append(c.messages, nil)
 		return
@@ -267,7 +285,7 @@ func split(rules []invalidator.ScheduleRule) (ids []int64, names []string) {
 		if slices.Contains(ids, int64(r.ID)) {
 			continue // two rules that say the same
 		}
-		ids, names = append(ids, int64(r.ID)), append(names, r.Name)
+		ids, names = append(ids, int64(r.ID)), append(names, ascii(r.Name))
 	}
 	return ids, names
 }

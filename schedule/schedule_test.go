@@ -154,6 +154,32 @@ func TestServerFiredOnce(t *testing.T) {
 	}
 }
 
+// What a deployment has left that is gone, and messages, are fired by whoever
+// is there of the namespace; a schedule of one deployment does not replace that
+// of another, whose positions are others.
+func TestServerNamespace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before, now := w.store("a before"), w.store("a now")
+	at := w.now().Add(200 * time.Millisecond)
+	message := item("m", 0x10, at, "a message")
+	message.Rule = invalidator.ScheduleRule{}
+	w.put(before, item("1", 0x90, at, "of before"), message)
+	w.put(now, item("1", 0x10, at, "of now"), message)
+	w.run(now)
+	var got []string
+	harness.Eventually(t, patience, func() error {
+		if got = append(got, w.messages()...); len(got) < 3 {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"a message", "of before", "of now"}) {
+		t.Errorf("fired %q", got)
+	}
+}
+
 // What is stored while a worker sleeps until later wakes it, in its own process
 // by a word and in others by their next look.
 func TestServerWoken(t *testing.T) {

@@ -76,7 +76,7 @@ func (p *pipeline) prepareSchedules() (invalidator.Schedules, error) {
 		return nil, nil
 	}
 	store, err := schedule.New(schedule.Config{
-		Pool: p.up.database.pool, Owner: p.scheduleOwner(), Logger: p.log, Metrics: schedule.NewMetrics(p.registry),
+		Pool: p.up.database.pool, Namespace: p.namespace(), Owner: p.scheduleOwner(), Logger: p.log, Metrics: schedule.NewMetrics(p.registry),
 	})
 	if err != nil {
 		return nil, err
@@ -91,7 +91,25 @@ func (p *pipeline) prepareSchedules() (invalidator.Schedules, error) {
 	p.up.services = append(p.up.services,
 		service{"fire schedules", func(ctx context.Context) error { return store.Run(ctx, p.applied) }},
 		service{"read tables for schedules", scanner.Run})
-	return store, nil
+	return &sameServer{p, store}, nil
+}
+
+// sameServer stores schedules only on the server that the log comes from: what
+// is emitted on another, or kept on a primary that was deposed, reaches nobody.
+type sameServer struct {
+	p    *pipeline
+	next invalidator.Schedules
+}
+
+func (s *sameServer) Put(ctx context.Context, b invalidator.ScheduleBatch) ([]bool, error) {
+	insert, err := s.p.insertLSN(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if insert == ^change.LSN(0) {
+		return nil, errors.New("LETHE_POSTGRES_URL names another system than the log comes from: what is due at a time can not be kept there")
+	}
+	return s.next.Put(ctx, b)
 }
 
 // applied is the watermark: what lies below it is not applied again.

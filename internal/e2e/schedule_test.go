@@ -106,9 +106,8 @@ func TestSaleEnds(t *testing.T) {
 	l.stop()
 }
 
-// TestSalesEndOnce: two processes of a group share the schedules, another group
-// on the same topic has its own, and so has another namespace. Each group fires
-// each of its own once.
+// TestSalesEndOnce: two processes of a group share the schedules, and each is
+// fired once, by one of them.
 func TestSalesEndOnce(t *testing.T) {
 	t.Parallel()
 	database, env, rdb := saleWorld(t)
