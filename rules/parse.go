@@ -71,6 +71,7 @@ type builder struct {
 	lookup   func(name string) (string, bool)
 	disk     bool              // files may be included
 	files    map[string]string // by fileID, how they came in
+	forms    map[string]*Class // entries, by the form of their key
 
 	inForce     defaults // of the file at hand
 	namespaceAt place
@@ -79,7 +80,7 @@ type builder struct {
 }
 
 func newBuilder(o Options) *builder {
-	b := &builder{set: &Set{Version: 1}, lookup: o.Env, files: map[string]string{}}
+	b := &builder{set: &Set{Version: 1}, lookup: o.Env, files: map[string]string{}, forms: map[string]*Class{}}
 	if b.lookup == nil {
 		b.lookup = os.LookupEnv
 	}

@@ -68,12 +68,12 @@ func (b *builder) entry(name string, key, n *yaml.Node) {
 	if v := f.value("prefetch"); v != nil {
 		b.prefetch(v, c)
 	}
-	for _, o := range b.set.Entries {
-		if o.Key.shape() == c.Key.shape() {
-			d.errorf(CodeDuplicate, c.Key.pos, "key %q has the same form as that of entry %q: a key would belong to both", c.Key, o.Name)
-			return
-		}
+	shape := c.Key.shape()
+	if o := b.forms[shape]; o != nil {
+		d.errorf(CodeDuplicate, c.Key.pos, "key %q has the same form as that of entry %q: a key would belong to both", c.Key, o.Name)
+		return
 	}
+	b.forms[shape] = c
 	b.set.Entries = append(b.set.Entries, c)
 }
 
