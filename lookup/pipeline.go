@@ -80,15 +80,15 @@ func pipeline(ctx context.Context, conn *pgconn.PgConn, requests []rules.LookupR
 
 // synced reads the end of one transaction.
 func synced(p *pgconn.Pipeline) error {
-	switch r, err := p.GetResults(); r.(type) {
-	case *pgconn.PipelineSync:
-		return nil
-	default:
-		return fmt.Errorf("out of step with the server: %T, %w", r, errors.Join(err, errOutOfStep))
+	r, err := p.GetResults()
+	if err != nil {
+		return err
 	}
+	if _, ok := r.(*pgconn.PipelineSync); !ok {
+		return fmt.Errorf("out of step with the server: %T, want the end of a lookup", r)
+	}
+	return nil
 }
-
-var errOutOfStep = errors.New("want the end of a lookup")
 
 // refused reports whether the server answered, with an error.
 func refused(err error) bool {
