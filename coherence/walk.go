@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,12 +34,26 @@ func (s *Store) Walk(ctx context.Context, patterns []string, progress func(scann
 	// be filled any more, and what was filled is there when the values' turn
 	// comes. In one turn a value could be filled behind the cursor, by a ticket
 	// before it.
-	var match []string
+	var match, names []string
 	for _, p := range patterns {
+		if name, ok := oneName(p); ok {
+			names = append(names, name)
+			continue
+		}
 		match = append(match, "{"+p+"}:t", "lethe:t:{*}:"+p, p+":t") // the last with a hash tag of their own
 	}
-	match = append(match, patterns...)
+	for _, p := range patterns {
+		if _, ok := oneName(p); !ok {
+			match = append(match, p)
+		}
+	}
 	w := walk{s: s, match: match, progress: progress}
+	if err := w.named(ctx, names); err != nil {
+		return fmt.Errorf("walk: %w", err)
+	}
+	if len(match) == 0 {
+		return nil
+	}
 	for range walkTries {
 		before, err := s.topology(ctx)
 		if err != nil {
@@ -67,6 +82,46 @@ type walk struct {
 
 	mu                sync.Mutex
 	scanned, unlinked int
+}
+
+// oneName returns the name that a pattern without wildcards stands for.
+func oneName(pattern string) (name string, ok bool) {
+	var b strings.Builder
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; {
+		case c == '\\' && i+1 < len(pattern):
+			i++
+			b.WriteByte(pattern[i])
+		case c == '*' || c == '?' || c == '[':
+			return "", false
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String(), true
+}
+
+// named unlinks names, each with its ticket in one command, without looking for
+// them: there may be many, and each would cost a scan of all that there is.
+func (w *walk) named(ctx context.Context, names []string) error {
+	for part := range slices.Chunk(names, walkCount) {
+		units := make([]unit, 0, len(part))
+		for _, key := range part {
+			if !strings.HasPrefix(key, "lethe:") {
+				units = append(units, unit{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx, "unlink", key, w.s.layout.Ticket(key))}})
+			}
+		}
+		if err := w.s.do(ctx, units); err != nil {
+			return err
+		}
+		for _, u := range units {
+			w.unlinked += int(u.cmds[0].(*redis.IntCmd).Val())
+		}
+		if w.progress != nil {
+			w.progress(w.scanned, w.unlinked)
+		}
+	}
+	return nil
 }
 
 func (w *walk) masters(ctx context.Context, masters []master) error {

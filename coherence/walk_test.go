@@ -52,6 +52,38 @@ func TestPlainRaiseWalks(t *testing.T) {
 	})
 }
 
+// Names without wildcards are unlinked with their tickets, and not looked for:
+// there may be very many, and each would cost a scan of everything.
+func TestWalkOfNames(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, b *bench) {
+		var patterns []string
+		for _, rendered := range []string{"page:1", "page:{7}", `a\*b[c`, `a*b[c`} {
+			must(t, b.rdb.Set(b.ctx(), b.name("%s", rendered), "raw", 0).Err())
+		}
+		for i := range 2500 {
+			patterns = append(patterns, b.name("none:%d", i))
+		}
+		ticket, err := b.Begin(b.ctx(), BeginRequest{Name: b.name("page:9"), Known: known(1), Plain: true})
+		must(t, err)
+		must(t, b.rdb.Set(b.ctx(), b.name("page:11"), "raw", 0).Err())
+		patterns = append(patterns, b.name("page:1"), b.name("page:{7}"), b.name("page:9"), b.name(`a\*b\[c`))
+		scanned, unlinked := -1, 0
+		must(t, b.Walk(b.ctx(), patterns, func(s, u int) { scanned, unlinked = s, u }))
+		if scanned != 0 || unlinked != 4 {
+			t.Errorf("%d keys were looked at and %d unlinked, want 0 and 4", scanned, unlinked)
+		}
+		if got := b.fill(FillRequest{Ticket: ticket.Ticket, Payload: []byte("old")}); got != RefusedAbsent {
+			t.Errorf("fill with a ticket of before: %v", got)
+		}
+		for name, want := range map[string]int64{"page:1": 0, "page:{7}": 0, "a*b[c": 0, "page:11": 1, `a\*b[c`: 1} {
+			if got := b.rdb.Exists(b.ctx(), b.name("%s", name)).Val(); got != want {
+				t.Errorf("%q: %d, want %d", name, got, want)
+			}
+		}
+	})
+}
+
 // Lethe's own keys survive a pattern that matches everything.
 func TestWalkSparesControl(t *testing.T) {
 	t.Parallel()

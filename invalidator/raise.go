@@ -183,6 +183,7 @@ const reasonWalked = "walked"
 // names; "*" has those of keys without a class as well. Patterns of tickets are
 // left out: a walk looks for the ticket of everything that it looks for.
 func plainPatterns(classes []string, rules *Rules) (patterns, plain []string) {
+	there := map[string]bool{}
 	for _, p := range rules.Plan.PlainPatterns() {
 		switch {
 		case slices.Contains(classes, "*"):
@@ -194,8 +195,12 @@ func plainPatterns(classes []string, rules *Rules) (patterns, plain []string) {
 			plain = append(plain, p.Class.Name)
 		}
 		for _, g := range p.Globs {
-			ticket := slices.ContainsFunc(patterns, func(k string) bool { return g == "{"+k+"}:t" || g == k+":t" })
+			of, ticket := strings.CutSuffix(g, ":t")
+			if ticket {
+				ticket = there[of] || len(of) > 1 && there[of[1:len(of)-1]] && of == "{"+of[1:len(of)-1]+"}"
+			}
 			if !ticket {
+				there[g] = true
 				patterns = append(patterns, g)
 			}
 		}

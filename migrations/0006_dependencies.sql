@@ -13,7 +13,7 @@ CREATE TABLE lethe.dependencies (
     -- Templates of keys and tags: user:{id}, or one name.
     of          text NOT NULL CHECK (of <> '' AND octet_length(of) <= 1024 AND of !~ '[[:cntrl:]]'),
     also        text[] NOT NULL CHECK (
-        array_ndims(also) = 1 AND cardinality(also) <= 100 AND array_position(also, NULL) IS NULL
+        coalesce(array_ndims(also), 0) = 1 AND cardinality(also) <= 100 AND array_position(also, NULL) IS NULL
         AND NOT '' = ANY (also) AND octet_length(array_to_string(also, '')) <= 102400
         AND array_to_string(also, '') !~ '[[:cntrl:]]'),
     -- CEL, as in rules.yaml; NULL: always.
