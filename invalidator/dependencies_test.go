@@ -3,6 +3,7 @@ package invalidator
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -93,4 +94,50 @@ func TestDependenciesAreLearnedAfterALoss(t *testing.T) {
 
 func logical(content string) change.Change {
 	return change.Change{Op: change.Message, Prefix: "lethe", Content: []byte(content)}
+}
+
+// Static and dynamic dependencies are one cascade: a key that a dependency of the
+// rules leads to, be it of a form or one name, is a name of the values that were
+// made of it (DependsOn), and takes them along, at whatever depth, also where it
+// is kept stale itself. So does a tag.
+func TestCascadeReachesWhatKeysWereMadeOf(t *testing.T) {
+	t.Parallel()
+	const edges = `dependencies:
+  - {of: "product:{id}", also: ["kept:{id}"]}
+  - {of: "kept:1", also: ["kept:all", "brand:b"], when: 'op == "update"'}
+`
+	for name, cascade := range map[string]string{"default": "", "stale beyond": "    cascade: {depth: 3, stale_beyond: 0}\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := strings.Replace(shopRules, "rules:\n", edges+"rules:\n", 1)
+			text = strings.Replace(text, "    table: public.things\n", "    table: public.things\n"+cascade, 1)
+			w := newWorld(t, worldConfig{rules: text})
+			if err := w.store.AddNamed(t.Context(), "kept"); err != nil {
+				t.Fatal(err)
+			}
+			w.ready()
+			w.cache("kept:1", "v")
+			w.cache("kept:all", "v")
+			w.cache("product:one", "made of kept:1", "kept:1")
+			w.cache("product:all", "made of kept:all", "kept:all")
+			w.cache("product:brand", "of the brand", "brand:b")
+			w.cache("product:other", "made of kept:2", "kept:2")
+			w.commit(update("things", "2")) // its own composite, and no more
+			w.settle()
+			w.wantState("product:other", "absent")
+			w.wantState("product:one", "made of kept:1")
+			w.commit(update("things", "1"))
+			w.settle()
+			for _, made := range []string{"product:one", "product:all", "product:brand"} {
+				if got, err := w.look(made); err != nil || strings.HasPrefix(got, "made of") || strings.HasPrefix(got, "of the") {
+					t.Errorf("%s is %q, %v: want it forgotten", made, got, err)
+				}
+			}
+			for _, key := range []string{"kept:1", "kept:all"} {
+				if got, err := w.look(key); err != nil || got == "v" {
+					t.Errorf("%s is %q, %v: want it forgotten", key, got, err)
+				}
+			}
+		})
+	}
 }
