@@ -29,7 +29,8 @@ const statementTimeout = 30 * time.Second
 // A transaction that is rolled back is never decoded, so the rows are captured
 // by triggers made inside of it. Making one takes a lock that other writers of
 // the table wait for until Run is over, so it is given up after lockTimeout
-// (zero: LockTimeoutDefault); readers never wait. Nothing is left behind: no
+// (zero: LockTimeoutDefault), and so is what the statements themselves wait
+// for; readers never wait. Nothing is left behind: no
 // row, trigger, function or lock. What sequences have counted stays counted, as
 // after every rollback, and what the statements do outside of the database
 // (dblink, NOTIFY is not among it) is done.
@@ -132,9 +133,9 @@ CREATE TRIGGER "!lethe_truncate" AFTER TRUNCATE ON %[2]s FOR EACH STATEMENT EXEC
 			return fmt.Errorf("capture the rows of %s: %w", info.QualifiedName(), err)
 		}
 	}
-	// The statements are not in a hurry because of us.
-	_, err := c.tx.Exec(ctx, "SET LOCAL lock_timeout = 0")
-	return err
+	// lockTimeout goes on for the statements: while they wait for somebody, others
+	// wait for the locks that the triggers took.
+	return nil
 }
 
 // execute runs the statements inside of a function, where COMMIT and ROLLBACK
@@ -147,12 +148,28 @@ func (c *capture) execute(ctx context.Context, sql string) error {
 	for _, statement := range []string{do, "SET CONSTRAINTS ALL IMMEDIATE"} {
 		_, err := c.tx.Exec(ctx, statement)
 		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "2D000") {
+		if errors.As(err, &pgErr) && (pgErr.Code == "0A000" && strings.Contains(pgErr.Message, "transaction") || pgErr.Code == "2D000") {
 			return fmt.Errorf("execute: %w (it is rolled back: leave BEGIN, COMMIT and ROLLBACK out)", err)
 		}
 		if err != nil {
 			return fmt.Errorf("execute: %w", err)
 		}
+	}
+	return c.watched(ctx)
+}
+
+// watched errs where the statements took away what sees the rows: an explanation
+// that lacks what the log would have had is worse than none.
+func (c *capture) watched(ctx context.Context) error {
+	var replica bool
+	var triggers int
+	err := c.tx.QueryRow(ctx, `SELECT pg_catalog.current_setting('session_replication_role') = 'replica', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger
+		WHERE tgname IN ('!lethe_rows', '!lethe_truncate') AND tgparentid = 0 AND tgenabled = 'O')`).Scan(&replica, &triggers)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the triggers: %w", err)
+	case replica || triggers < 2*len(c.tables):
+		return errors.New("execute: the statements switch triggers off, or drop a table of the rules: the rows are seen by triggers, so this can not be explained")
 	}
 	return nil
 }

@@ -235,3 +235,38 @@ func TestServerRunGivesUpOnLocks(t *testing.T) {
 	}
 	count("locks held", "relation = 'products'::regclass AND mode = 'ShareRowExclusiveLock'", 0)
 }
+
+// TestRunRefusesWhatItCanNotSee: an explanation is whole or an error.
+func TestRunRefusesWhatItCanNotSee(t *testing.T) {
+	t.Parallel()
+	url := harness.Database(t)
+	conn := connect(t, url)
+	exec(t, conn, shopSchema+`CREATE TABLE side (id int PRIMARY KEY, n int); INSERT INTO side VALUES (1, 1);`)
+	set, err := rules.Parse("rules.yaml", []byte(shopRules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema, err := catalog.Read(t.Context(), conn, catalog.Tables(set.Tables()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := connect(t, url)
+	exec(t, holder, `BEGIN; UPDATE side SET n = 2`) // a table of no rule, so its lock is met by the statement only
+	for sql, want := range map[string]string{
+		`SET session_replication_role = replica; UPDATE products SET price = 4`:  "switch triggers off",
+		`ALTER TABLE products DISABLE TRIGGER USER; UPDATE products SET price=4`: "switch triggers off",
+		`DROP TABLE products CASCADE`:                                            "drop a table",
+		`COPY products FROM STDIN`:                                               "cannot COPY to/from client in PL/pgSQL (SQLSTATE 0A000)",
+		`SAVEPOINT a`:                                                            "leave BEGIN, COMMIT and ROLLBACK out",
+		`UPDATE products SET price = 4; UPDATE side SET n = 3`:                   "lock timeout",
+	} {
+		changes, err := explain.Run(t.Context(), conn, &schema, set.Tables(), sql, 300*time.Millisecond)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "COPY") && strings.Contains(err.Error(), "COMMIT") {
+			t.Errorf("%s: %d changes, error %v, want one of %q", sql, len(changes), err, want)
+		}
+	}
+	exec(t, holder, `ROLLBACK`)
+	if changes, err := explain.Run(t.Context(), conn, &schema, set.Tables(), `UPDATE side SET n = 3; UPDATE products SET price = 4`, 0); err != nil || len(changes) != 4 {
+		t.Errorf("afterwards: %d changes, %v; want 2 of products and 2 of its trigger", len(changes), err)
+	}
+}
