@@ -32,6 +32,7 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	if err := l.lookUp(ctx, deliveries); err != nil {
 		return err
 	}
+	defer l.looked.reset() // names are in memory of their own
 	for i := range deliveries {
 		d := &deliveries[i]
 		l.batch.offset = d.Offset
@@ -149,7 +150,13 @@ func (l *lane) change(ctx context.Context, d *stream.Delivery, c *change.Change,
 	}
 	if err != nil {
 		l.targets.List = l.targets.List[:from]
-		l.targets.Timed = l.targets.Timed[:len(l.timed)]
+		var lookup *rules.LookupError
+		if below || !errors.As(err, &lookup) || l.schedulable() != nil {
+			l.targets.Timed = l.targets.Timed[:len(l.timed)]
+		}
+		for len(l.timed) < len(l.targets.Timed) { // a raise now is not one at their time
+			l.timed = append(l.timed, c)
+		}
 		l.poison(ctx, d, c, x, err)
 		return
 	}

@@ -249,7 +249,8 @@ func (t *templateMatcher) unmoved(c *change.Change) bool {
 // Match appends what a change invalidates to dst. x is the position of the
 // change's commit. An error means that the change can not be understood: dst is
 // as it was, and the caller keeps the change as a dead letter and raises
-// Plan.ClassesOfTable. A change of a table that no rule names adds nothing.
+// Plan.ClassesOfTable. Only a *LookupError leaves the change's schedules in
+// dst.Timed: no raise makes up for what is to happen later. A change of a table that no rule names adds nothing.
 func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error {
 	if c.Op == change.Message {
 		return m.message(dst, c, x)
@@ -265,6 +266,7 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 		return err
 	}
 	from, timed := len(dst.List), len(dst.Timed)
+	var failed error
 	for i := range tm.rules {
 		rm := &tm.rules[i]
 		if !rm.on.Has(c.Op) {
@@ -280,10 +282,13 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 		m.rule(dst, from, rm, c, x)
 		if rm.lookup != nil {
 			if err := m.lookedUp(dst, from, rm, tm, c, x); err != nil {
-				dst.List = dst.List[:from]
-				return err
+				failed = err
+				break
 			}
 		}
+	}
+	if failed != nil {
+		dst.List = dst.List[:from]
 	}
 	for i := range tm.timed {
 		if err := m.timed(dst, tm, &tm.timed[i], c, x); err != nil {
@@ -291,7 +296,7 @@ func (m *Matcher) Match(dst *Targets, c *change.Change, x change.Position) error
 			return err
 		}
 	}
-	return nil
+	return failed
 }
 
 // check finds changes that contradict themselves.

@@ -169,6 +169,24 @@ func TestMatchLookupFails(t *testing.T) {
 	}
 }
 
+// A raise makes up for names that are not known, and not for what is to happen
+// later: the schedules of a change stay when a lookup of its table fails.
+func TestMatchLookupFailsBesideSchedules(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, lookupEntries+`rules:
+  - {name: looks, table: public.reviews, keys: ["category:{lookup.c}"], lookup: {sql: "SELECT c FROM x WHERE a = @product_id"}}
+  - {name: later, table: public.reviews, keys: ["category:{product_id}"], at: lang}
+`)
+	var ts rules.Targets
+	m := plan.NewMatcher(rules.Observer{})
+	m.UseLookups(&answers{err: errors.New("refused")})
+	insert := &change.Change{Op: change.Insert, Table: reviewsFull, New: row("10", "1", "2030-01-01 00:00:00+00")}
+	var lookup *rules.LookupError
+	if err := m.Match(&ts, insert, change.Position{}); !errors.As(err, &lookup) || len(ts.List) != 0 || len(ts.Timed) != 1 {
+		t.Errorf("%v with %d targets and %d schedules, want a lookup's error, none and one", err, len(ts.List), len(ts.Timed))
+	}
+}
+
 // What is looked up is part of what a rule is: another statement names others.
 func TestLookupIsOfTheUnit(t *testing.T) {
 	t.Parallel()
