@@ -226,6 +226,31 @@ func TestLease(t *testing.T) {
 	w.empty()
 }
 
+// Two had a row for its first time, because a lease was over: it is told again
+// all the same, and later.
+func TestTheSecondTimeIsLater(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	w := newWorld(t, `  - {name: e, url: "%s"}`, e.URL)
+	s := w.run(e)
+	s.stop()
+	w.keep(s.Sink, products("1"))
+	o := outbox{db: w.pool, owner: w.cfg.Owner}
+	rows, err := o.take(t.Context(), "e", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := deliveryOf(w.edges[0], rows)
+	for range 2 {
+		if err := o.told(t.Context(), d.first, d.second, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.rows(); n != 1 {
+		t.Errorf("%d rows, want the one that is to be told again", n)
+	}
+}
+
 // More waits than may: the endpoint is told to forget everything instead, and
 // what comes behind that is told by name.
 func TestPending(t *testing.T) {

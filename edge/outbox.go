@@ -97,10 +97,11 @@ func (o *outbox) renew(ctx context.Context, ids []int64, lease time.Duration) (l
 }
 
 // told notes that rows were told: those of the first time come again, the others
-// are over.
-func (o *outbox) told(ctx context.Context, ids []int64, again time.Duration) error {
-	_, err := o.db.Exec(ctx, `WITH over AS (DELETE FROM lethe.edge_outbox WHERE id = ANY($1) AND told > 0)
-		UPDATE lethe.edge_outbox SET told = 1, due_at = clock_timestamp() + $2::interval WHERE id = ANY($1) AND told = 0`, ids, again)
+// are over. Who took a row for the first time never ends it, though its lease was
+// over meanwhile and another has told it too: the second time must come later.
+func (o *outbox) told(ctx context.Context, first, second []int64, again time.Duration) error {
+	_, err := o.db.Exec(ctx, `WITH over AS (DELETE FROM lethe.edge_outbox WHERE id = ANY($2))
+		UPDATE lethe.edge_outbox SET told = 1, due_at = clock_timestamp() + $3::interval WHERE id = ANY($1) AND told = 0`, first, second, again)
 	if err != nil {
 		return fmt.Errorf("note what was told: %w", err)
 	}

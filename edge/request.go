@@ -20,7 +20,9 @@ type name struct {
 
 // delivery is some rows of the outbox, told together.
 type delivery struct {
-	ids        []int64
+	// ids are all rows; first those that were never told, second the others.
+	ids, first, second []int64
+
 	everything bool
 	names      []name
 	position   string
@@ -34,6 +36,11 @@ func deliveryOf(e *rules.EdgeCache, rows []row) *delivery {
 	for i := range rows {
 		r := &rows[i]
 		d.ids = append(d.ids, r.id)
+		if r.told == 0 {
+			d.first = append(d.first, r.id)
+		} else {
+			d.second = append(d.second, r.id)
+		}
 		d.everything = d.everything || r.everything
 		d.position = max(d.position, r.position)
 	}

@@ -106,7 +106,7 @@ func (s *sender) deliver(ctx context.Context, d *delivery) error {
 			return err
 		}
 	}
-	return s.s.outbox.told(ctx, d.ids, s.e.Again)
+	return s.s.outbox.told(ctx, d.first, d.second, s.e.Again)
 }
 
 // errReplaced says that the rows of a delivery are gone.
