@@ -358,11 +358,11 @@ func (u *Warmups) fill(ctx context.Context, class string, names []string, p *Pro
 
 // incurable reports whether another try would fail alike: a statement that is
 // wrong, a class without loader, a cache without room. Of the database's errors
-// 42 is what is wrong with the statement or the role.
+// 42 is what is wrong with the statement or the role, 22 with the data.
 func incurable(err error) bool {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
-		return strings.HasPrefix(refused.Code, "42")
+		return strings.HasPrefix(refused.Code, "42") || strings.HasPrefix(refused.Code, "22")
 	}
 	return errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || strings.Contains(err.Error(), "OOM command not allowed")
 }

