@@ -211,7 +211,7 @@ func (g *agreeGen) rules(namespace string) string {
 		case len(tags) > 0:
 			fmt.Fprintf(&b, "  tags: [%s]\n", quoted(tags))
 		}
-		for _, line := range []string{"action: " + pick(g, []string{"stale", "rewarm"}), "strict: true", fmt.Sprintf("cascade: {depth: %d}", g.r.IntN(4))} {
+		for _, line := range []string{"action: " + pick(g, []string{"stale", "rewarm"}), "strict: true", pick(g, []string{"cascade: false", "cascade: {depth: 1}", "cascade: {depth: 3}", "cascade: {depth: 3, stale_beyond: 1}", "cascade: {stale_beyond: 0}"})} {
 			if g.chance(30) {
 				fmt.Fprintf(&b, "  %s\n", line)
 			}
@@ -230,12 +230,20 @@ func (g *agreeGen) rules(namespace string) string {
 				also = append(also, "g1:{a}")
 			}
 			if len(also) > 0 {
-				fmt.Fprintf(&b, "- {of: '%s', also: [%s]}\n", form(i), quoted(also))
+				fmt.Fprintf(&b, "- {of: '%s', also: [%s]%s}\n", form(i), quoted(also), g.edgeCondition())
 			}
 		}
 		fmt.Fprintf(&b, "- {of: 'g0:{a}', also: ['k0:{a}']}\n")
 	}
 	return b.String()
+}
+
+// edgeCondition is one of those that a dependency may have.
+func (g *agreeGen) edgeCondition() string {
+	if g.chance(50) {
+		return ""
+	}
+	return ", when: '" + pick(g, []string{`op != "insert"`, `depth < 2`, `a.startsWith("1")`, `rule == "rule 0"`, `op == "update" && a != "2"`, `table.endsWith("_0")`}) + "'"
 }
 
 func quoted(list []string) string { return "'" + strings.Join(list, "', '") + "'" }
