@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lethe-cache/lethe/internal/keytext"
 )
@@ -127,5 +128,17 @@ func TestGlobIsThatOfRedis(t *testing.T) {
 				t.Fatalf("%q matches %q: %v, for Redis %v", glob, name, got, want)
 			}
 		}
+	}
+}
+
+// The rate holds it back: a bound from below, which no slow machine breaks.
+func TestForgetKeepsItsRate(t *testing.T) {
+	t.Parallel()
+	b := open(t, onMini, Options{})
+	started := time.Now()
+	done, err := b.Forget(b.ctx(), ForgetRequest{Glob: "nothing", Rate: 10_000})
+	must(t, err)
+	if took, least := time.Since(started), time.Duration(done.Looked)*time.Second/10_000; took < least {
+		t.Errorf("%d keys at 10,000 a second took %v, want at least %v", done.Looked, took, least)
 	}
 }

@@ -248,29 +248,39 @@ type IndexStat struct {
 	// Members is how many there are, the dead included.
 	Members int
 	// Bytes is the memory of index and header as Redis estimates it; 0 if it
-	// was not asked for.
+	// was not asked for, or is not told.
 	Bytes int64
 }
 
 // IndexStats asks for the size of indexes, and the memory of those for which
-// memory, which may be nil, is true. It blocks for one round trip.
+// memory, which may be nil, is true. It blocks for two round trips.
 func (s *Store) IndexStats(ctx context.Context, indexes []Index, memory func(i int) bool) ([]IndexStat, error) {
 	units := make([]unit, len(indexes))
+	var weigh []unit
+	var weighed []int
 	for i, index := range indexes {
 		units[i] = unit{key: index.key(), cmds: []redis.Cmder{redis.NewIntCmd(ctx, "hlen", index.key())}}
-		if memory != nil && memory(i) {
-			for _, key := range []string{index.key(), index.header()} {
-				units[i].cmds = append(units[i].cmds, redis.NewIntCmd(ctx, "memory", "usage", key))
-			}
+		if memory == nil || !memory(i) {
+			continue
 		}
+		weighed = append(weighed, i)
+		weigh = append(weigh, unit{key: index.key(), cmds: []redis.Cmder{
+			redis.NewIntCmd(ctx, "memory", "usage", index.key()), redis.NewIntCmd(ctx, "memory", "usage", index.header()),
+		}})
 	}
 	if err := s.do(ctx, units); err != nil {
 		return nil, fmt.Errorf("ask for the size of indexes: %w", err)
 	}
+	// Some servers, or their rights, do not have MEMORY.
+	if err := s.do(ctx, weigh); err != nil && !isServerError(err) {
+		return nil, fmt.Errorf("ask for the memory of indexes: %w", err)
+	}
 	stats := make([]IndexStat, len(indexes))
 	for i, u := range units {
 		stats[i].Members = int(u.cmds[0].(*redis.IntCmd).Val())
-		for _, c := range u.cmds[1:] {
+	}
+	for at, i := range weighed {
+		for _, c := range weigh[at].cmds {
 			stats[i].Bytes += c.(*redis.IntCmd).Val()
 		}
 	}

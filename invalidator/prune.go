@@ -92,6 +92,7 @@ func (w *Worker) Prune(ctx context.Context) error {
 				w.log.WarnContext(ctx, "pruning of the index failed, trying again", "error", err)
 			}
 			failing = err != nil
+			wait = p.patient(wait, err)
 		} else {
 			w.metrics.index(Pruned{}) // the owner tells
 		}
@@ -160,6 +161,14 @@ func (p *pruner) turn(ctx context.Context, now time.Time) (time.Duration, error)
 	}
 	err := p.again(ctx, moved())
 	return p.until(moved()), err
+}
+
+// patient is the time to wait after a turn: what failed is due all the time.
+func (p *pruner) patient(wait time.Duration, err error) time.Duration {
+	if err != nil {
+		return max(wait, pruneLeast)
+	}
+	return wait
 }
 
 // until is how long it is from now to what is due next.

@@ -105,3 +105,40 @@ func TestPrunerComesBackWhereMuchWasFound(t *testing.T) {
 		t.Errorf("hot %v (%v), want nothing", p.hot, err)
 	}
 }
+
+// The rate holds it back: a bound from below, which no slow machine breaks.
+func TestPrunerKeepsItsRate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{cfg: func(c *Config) { c.PruneRate = 2000 }})
+	r := w.ready()
+	w.many("category:5", 400)
+	p := r.newPruner()
+	started := time.Now()
+	if err := p.look(t.Context(), []coherence.Index{coherence.Index("{" + w.name("category:5") + "}")}); err != nil {
+		t.Fatal(err)
+	}
+	if p.round.Members != 400 {
+		t.Fatalf("%d members looked at", p.round.Members)
+	}
+	if took, least := time.Since(started), 200*time.Millisecond; took < least {
+		t.Errorf("400 members at 2000 a second took %v, want at least %v", took, least)
+	}
+}
+
+// What fails is tried again, but not at once, although an index is due.
+func TestPrunerWaitsAfterAnError(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldConfig{cfg: func(c *Config) { c.PruneRate = 1 << 30 }})
+	p := w.ready().newPruner()
+	now := time.Now()
+	p.next = now.Add(time.Hour)
+	p.hot["{gone}"] = hotIndex{seen: now, next: now}
+	_ = w.store.Close()
+	wait, err := p.turn(t.Context(), now)
+	if err == nil {
+		t.Fatal("a closed store prunes")
+	}
+	if wait = p.patient(wait, err); wait < pruneLeast {
+		t.Errorf("it comes again after %v", wait)
+	}
+}
