@@ -80,26 +80,22 @@ func (w *Worker) Prune(ctx context.Context) error {
 		return nil
 	}
 	failing := false
-	for {
+	for ctx.Err() == nil {
 		wait := pruneLeast
-		if w.partitionZero() != nil {
+		if w.partitionZero() == nil {
+			w.metrics.index(Pruned{}) // the owner tells
+		} else {
 			var err error
 			wait, err = p.turn(ctx, time.Now())
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil && !failing {
+			if err != nil && !failing && ctx.Err() == nil {
 				w.log.WarnContext(ctx, "pruning of the index failed, trying again", "error", err)
 			}
 			failing = err != nil
 			wait = p.patient(wait, err)
-		} else {
-			w.metrics.index(Pruned{}) // the owner tells
 		}
-		if pause(ctx, wait) != nil {
-			return nil
-		}
+		_ = pause(ctx, wait) // whose end is the loop's
 	}
+	return nil
 }
 
 // pruner is the state of Prune. Its methods are called by one goroutine, but

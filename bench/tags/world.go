@@ -157,7 +157,7 @@ func (r *reader) settle(ctx context.Context, group int, key string) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s is not cached after 10 s: %v", key, r.c.State())
 		}
-		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // a program, not a test
+		pause(ctx, 5*time.Millisecond)
 	}
 	return nil
 }

@@ -114,4 +114,13 @@ func (p *program) cacheStatus(ctx context.Context) {
 	fmt.Fprintf(p.stdout, "cache     era %d of system %d, timeline %d\n", control.Source.Era, control.Source.SystemID, control.Source.Timeline)
 	fmt.Fprintf(p.stdout, "  %-18s %s\n  %-18s %s\n  %-18s %d\n", "visible", control.V, "applied", control.W, "broadcasts", control.Number)
 	fmt.Fprintf(p.stdout, "  %-18s %d\n", "open purges", len(control.Purges))
+	sweeps, err := store.Sweeps(ctx)
+	if err != nil {
+		return // a progress that can not be shown
+	}
+	for _, w := range sweeps {
+		if w.Done < w.Total {
+			fmt.Fprintf(p.stdout, "  %-18s %d of %d members of %s\n", "sweeping", w.Done, w.Total, strings.Join(w.Purge.Tags, ", "))
+		}
+	}
 }

@@ -171,11 +171,11 @@ func intersect(a, b []part) bool {
 	for len(todo) > 0 {
 		at := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		if n := at.i*(len(b)+1) + at.j; seen[n] {
+		n := at.i*(len(b)+1) + at.j
+		if seen[n] {
 			continue
-		} else {
-			seen[n] = true
 		}
+		seen[n] = true
 		if at.i == len(a) && at.j == len(b) {
 			return true
 		}
