@@ -72,10 +72,21 @@ func p99(of []time.Duration) string {
 	return ms(quantile(of, .99))
 }
 
+// load says what else the machine had to do: a number beside one that this
+// program alone makes, about 2, explains a spread. "" where there is none.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) < 2 {
+		return ""
+	}
+	return ", load average " + fields[1] + " at the end"
+}
+
 // table renders it in Markdown.
 func (r *report) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d cores for all of it, %s.\n\n", r.servers, runtime.NumCPU(), r.started.Format("2006-01-02"))
+	fmt.Fprintf(&b, "%s, %d cores for all of it%s, %s.\n\n", r.servers, runtime.NumCPU(), load(), r.started.Format("2006-01-02"))
 	b.WriteString("| members | purges | refused by a reader with L1 | by one without | ratio to the first row | sweep | members/s | bytes a member | p99 of another client: quiet, in the sweep |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
 	l1 := func(p *purged) time.Duration { return p.l1 }
