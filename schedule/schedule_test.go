@@ -187,7 +187,9 @@ func TestServerWoken(t *testing.T) {
 	w := newWorld(t)
 	running, elsewhere := w.store("a"), w.store("a")
 	running.cfg.Poll = time.Minute // only a word can wake it
+	w.put(running, item("early", 0x10, w.now().Add(50*time.Millisecond), "early"))
 	w.run(running)
+	wantMessage(t, w, "early") // it sleeps now
 	w.put(running, item("far", 0x10, w.now().Add(time.Hour), "far"))
 	w.put(running, item("near", 0x10, w.now().Add(200*time.Millisecond), "near"))
 	wantMessage(t, w, "near")
