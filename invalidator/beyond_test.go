@@ -215,6 +215,17 @@ func TestBeyondMayComeLater(t *testing.T) {
 	b.want(t, "key loose:2")
 }
 
+// telling is the step at which Beyond is told; the watermark is written then. It
+// returns when the end of its worker has reached it.
+func (c *crashing) telling(ctx context.Context, _ Forgotten) error {
+	last := c.step == "telling" && c.left.Load() == 1
+	c.hook("telling")
+	if last {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
 // The worker is killed between Redis and the telling, at each step; the next one
 // tells, although Redis has nothing left to do.
 func TestBeyondIsToldAfterACrash(t *testing.T) {
@@ -228,10 +239,7 @@ func TestBeyondIsToldAfterACrash(t *testing.T) {
 			w.newLog()
 			c := &crashing{step: step, died: make(chan struct{})}
 			c.left.Store(1)
-			b.before = func(ctx context.Context, _ Forgotten) error {
-				c.hook("telling")
-				return ctx.Err()
-			}
+			b.before = c.telling
 			first := w.worker(func(k *Worker) {
 				c.worker = k
 				k.hook = c.hook
@@ -248,6 +256,33 @@ func TestBeyondIsToldAfterACrash(t *testing.T) {
 			w.settle()
 			b.want(t, "key product product:1", "key kept kept:1", "key raw raw:1", "tag category:7", "class raw")
 		})
+	}
+}
+
+// What is told again below the watermark is looked up again, and its cascade is
+// followed: Redis needs neither any more.
+func TestBeyondIsToldOfLookupsAndCascades(t *testing.T) {
+	t.Parallel()
+	b, f := &beyond{}, &finder{}
+	w := newWorld(t, worldConfig{rules: lookupRules, cfg: func(c *Config) { b.config(c); c.Lookup = f.lookup }})
+	b.started(w).drain()
+	w.newLog()
+	c := &crashing{step: "telling", died: make(chan struct{})}
+	c.left.Store(1)
+	b.before = c.telling
+	first := w.worker(func(k *Worker) { c.worker = k })
+	w.commit(update("things", "7"))
+	select {
+	case <-c.died:
+	case <-time.After(patience):
+		t.Fatal("nobody was told")
+	}
+	first.kill()
+	w.worker()
+	w.settle()
+	b.want(t, "key product product:c7", "key page page:c7", "key product product:7")
+	if calls := f.asked(); len(calls) != 2 {
+		t.Errorf("%d calls of lookups, want one for each worker", len(calls))
 	}
 }
 
