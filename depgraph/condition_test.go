@@ -117,3 +117,36 @@ dependencies:
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// A key has one class, whatever other form it has as well; a form that is no
+// class's applies to keys of any, and a tag may look like anything.
+func TestFormsThatOverlap(t *testing.T) {
+	t.Parallel()
+	set := parse(t, `
+version: 1
+entries:
+  a: {key: "a:{id}"}
+  ax: {key: "a:x:{id}"}
+  b: {key: "b:{id}", tags: ["a:x:{t}:tag"]}
+dependencies:
+  - {of: "a:{id}", also: ["b:by-a"]}
+  - {of: "a:x:{id}", also: ["b:by-ax"]}
+  - {of: "a:x{id}", also: ["b:by-form"]}
+`)
+	for name, want := range map[string]string{
+		"a:1":   "key a:1/0; key b:by-a/1",
+		"a:x:1": "key a:x:1/0; key b:by-form/1; key b:by-ax/1",
+		"a:x1":  "key a:x1/0; key b:by-a/1; key b:by-form/1",
+	} {
+		ts := rules.Targets{List: []rules.Target{key(set, name, nil, deep)}}
+		depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0, nil)
+		if got := show(&ts); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	tag := rules.Target{Kind: rules.KindTag, Name: []byte("a:x:1"), Cascade: deep}
+	ts := rules.Targets{List: []rules.Target{tag}}
+	if depgraph.New(set).NewWalker(depgraph.Limits{}).Cascade(&ts, 0, nil); len(ts.List) != 4 {
+		t.Errorf("got %s, want what all three lead to", show(&ts))
+	}
+}

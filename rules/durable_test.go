@@ -192,3 +192,43 @@ func TestUnitsOfManyDependencies(t *testing.T) {
 		}
 	}
 }
+
+// What the cascade can reach is followed through forms that may stand for the
+// same names, and through single names.
+func TestReachThroughForms(t *testing.T) {
+	t.Parallel()
+	set := parseSet(t, "version: 1\nentries:\n  a: {key: 'a:{id}'}\n  b: {key: 'b:{id}'}\n  c: {key: 'c:{id}'}\n  d: {key: 'd:{id}'}\n")
+	for name, tt := range map[string]struct {
+		edges []rules.Edge
+		depth int
+		want  string
+	}{
+		"a form that is no class's": {[]rules.Edge{{Of: "a:{id}", Also: []string{"b:x{id}"}}, {Of: "b:{id}", Also: []string{"c:{id}"}}}, 2, "c *"},
+		"to a form from a class":    {[]rules.Edge{{Of: "a:{id}", Also: []string{"b:{id}"}}, {Of: "b:x{id}", Also: []string{"c:{id}"}}}, 2, "b c"},
+		"names of classes":          {[]rules.Edge{{Of: "a:1", Also: []string{"b:1"}}, {Of: "b:1", Also: []string{"c:1"}}}, 2, "b c"},
+		"not so deep":               {[]rules.Edge{{Of: "a:1", Also: []string{"b:1"}}, {Of: "b:1", Also: []string{"c:1"}}}, 1, "b"},
+		"names of no class":         {[]rules.Edge{{Of: "a:1", Also: []string{"x"}}, {Of: "x", Also: []string{"y"}}, {Of: "y", Also: []string{"d:1"}}}, 3, "d *"},
+		"a name and a form":         {[]rules.Edge{{Of: "a:1", Also: []string{"x:{{1"}}, {Of: "x:{id}", Also: []string{"d:1"}}, {Of: "x:{{1", Also: []string{"c:1"}}}, 2, "c d *"},
+		"nothing":                   {[]rules.Edge{{Of: "b:1", Also: []string{"c:1"}}}, 9, ""},
+	} {
+		for i := range tt.edges {
+			tt.edges[i].ID = int64(i + 1)
+		}
+		with, problems := set.WithEdges(tt.edges)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		classes, all := with.Reach(set.Class("a").Key, tt.depth)
+		var got []string
+		for _, c := range classes {
+			got = append(got, c.Name)
+		}
+		slices.Sort(got)
+		if all {
+			got = append(got, "*")
+		}
+		if text := strings.Join(got, " "); text != tt.want {
+			t.Errorf("%s: from a one comes to %q, want %q", name, text, tt.want)
+		}
+	}
+}

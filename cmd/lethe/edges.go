@@ -202,13 +202,23 @@ func (p *pipeline) isPrimary(ctx context.Context, instance source.Instance) erro
 	return nil
 }
 
+// errUnreadable is what a role without the right to read the table meets.
+var errUnreadable = &exitError{code: exitFailed, err: errors.New("the role may not read it"),
+	hint: "let its owner run: GRANT SELECT ON lethe.dependencies TO the role, or lethe migrate --role"}
+
 // readEdges reads the dependencies of a namespace; none where there is no such
-// table, or no right to read it.
+// table.
 func readEdges(ctx context.Context, conn *pgx.Conn, namespace string) ([]rules.Edge, error) {
-	var readable bool
-	err := conn.QueryRow(ctx, `SELECT coalesce(has_table_privilege(to_regclass('lethe.dependencies'), 'SELECT'), false)`).Scan(&readable)
-	if err != nil || !readable {
+	// to_regclass says nothing of a schema that one may not use, so it is asked for
+	// in the catalog: a table that is there and may not be read is no empty one.
+	var there, readable bool
+	err := conn.QueryRow(ctx, `SELECT count(*) > 0, coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), false)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'lethe' AND c.relname = 'dependencies'`).Scan(&there, &readable)
+	if err != nil || !there {
 		return nil, err
+	}
+	if !readable {
+		return nil, errUnreadable
 	}
 	rows, err := conn.Query(ctx, `SELECT id, of, also, coalesce(condition, '') FROM lethe.dependencies WHERE namespace = $1 ORDER BY id`, namespace)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -186,6 +187,30 @@ func TestDependenciesAreThePrimarys(t *testing.T) {
 	}
 	if len(p.edges.told) != 0 {
 		t.Error("a cause whose reading failed counts as answered")
+	}
+}
+
+// A table that may not be read is not an empty one: a worker without the right
+// does not start, and says what it needs.
+func TestDependenciesThatMayNotBeRead(t *testing.T) {
+	t.Parallel()
+	p, exec := declares(t)
+	p.migrated(t)
+	role := "edges_" + strings.ReplaceAll(strings.ToLower(rand.Text()), "-", "")
+	exec(`CREATE ROLE ` + role)
+	t.Cleanup(func() { _, _ = p.up.database.pool.Exec(context.Background(), `DROP ROLE `+role) })
+	err := p.up.database.withConn(t.Context(), func(conn *pgx.Conn) error {
+		if _, err := conn.Exec(t.Context(), `SET ROLE `+role); err != nil {
+			return err
+		}
+		_, err := readEdges(t.Context(), conn, "edges")
+		if _, reset := conn.Exec(t.Context(), `RESET ROLE`); reset != nil {
+			return reset
+		}
+		return err
+	})
+	if err == nil || !permanent(err) || !strings.Contains(fmt.Sprint(err), "may not read") {
+		t.Errorf("got %v, want an error that no retry cures", err)
 	}
 }
 
