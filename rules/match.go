@@ -372,11 +372,10 @@ func (m *Matcher) name(dst *Targets, from int, t *templateMatcher, c *change.Cha
 	if c.New != nil {
 		start := len(dst.buf)
 		dst.buf, st = t.append(dst.buf, c, sideNew, nil)
-		switch {
-		case st == stateText:
+		if st == stateText {
 			first = dst.buf[start:len(dst.buf):len(dst.buf)]
 			n.add(dst, t.template, first)
-		default:
+		} else {
 			dst.buf = dst.buf[:start]
 			if st >= stateOldUnknown { // {old.x} in a name for the new row
 				m.unknown(dst, from, st, n.target(t.template), t.template)
