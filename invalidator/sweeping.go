@@ -10,13 +10,16 @@ import (
 
 const (
 	// sweepSlow is how much longer than its fastest step a step of a sweep may
-	// take before the next one is made smaller; sweepLeast is the smallest.
+	// take before the next one is made smaller; sweepLeast is the smallest: it
+	// takes Redis well under a millisecond, so that less would help nobody. A
+	// step may also be slow because the worker itself is short of time, and a
+	// sweep must end there too.
 	sweepSlow  = 5 * time.Millisecond
-	sweepLeast = 32
+	sweepLeast = 200
 	// sweepFirst is the size of the first step.
 	sweepFirst = 250
 	// sweepPauseMost bounds the pause after a slow step.
-	sweepPauseMost = 50 * time.Millisecond
+	sweepPauseMost = 10 * time.Millisecond
 
 	// sweepLogEvery and sweepTellEvery are how often a sweep logs how far it
 	// is, and writes it to Redis for those who wait.

@@ -7,23 +7,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/lethe-cache/lethe/coherence"
+	"github.com/lethe-cache/lethe/internal/harness"
 )
 
 // A step that takes long makes the next one small and leaves Redis alone; what
 // every step takes, because the server is far away, does not.
 func TestSweepPace(t *testing.T) {
 	t.Parallel()
-	p := sweepPace{size: 200, most: 1000}
+	p := sweepPace{size: 700, most: 1000}
 	for _, c := range []struct {
 		took, pause time.Duration
 		size        int
 	}{
-		{20 * time.Millisecond, 0, 251}, // the way there
-		{22 * time.Millisecond, 0, 314},
-		{24 * time.Millisecond, 0, 393},
-		{26 * time.Millisecond, 26 * time.Millisecond, 196},
-		{time.Second, sweepPauseMost, 98},
-		{time.Second, sweepPauseMost, 49},
+		{20 * time.Millisecond, 0, 876}, // the way there
+		{22 * time.Millisecond, 0, 1000},
+		{24 * time.Millisecond, 0, 1000},
+		{26 * time.Millisecond, sweepPauseMost, 500},
+		{time.Second, sweepPauseMost, 250},
 		{time.Second, sweepPauseMost, sweepLeast},
 		{time.Second, sweepPauseMost, sweepLeast},
 		{2 * time.Millisecond, 0, sweepLeast + sweepLeast/4 + 1},
@@ -112,7 +112,7 @@ func TestSweepGoesOnAfterDeath(t *testing.T) {
 		t.Fatalf("open purges %+v (%v), want one", control.Purges, err)
 	}
 	w.worker()
-	w.settle()
+	harness.Eventually(t, 2*time.Minute, harness.True("the purge is acknowledged", func() bool { return w.log.Durable() >= w.seq }))
 	after := int(testutil.ToFloat64(w.cfg.Metrics.swept)) - before
 	t.Logf("the first swept %d and left %d entries and %d members, the second swept %d: %d (%.1f %% of the first's) were repeated",
 		before, left, members, after, before+after-n, 100*float64(before+after-n)/float64(before))
