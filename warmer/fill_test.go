@@ -58,8 +58,13 @@ func newBundle(t *testing.T) *bundle {
 		`CREATE TABLE products (id bigint PRIMARY KEY, name text, category_id int)`,
 		`INSERT INTO products SELECT i, 'p' || i, i % 2 FROM generate_series(1, 9) i`,
 		`INSERT INTO products VALUES (10, repeat('x', 100), 1)`)
+	return newBundleOn(t, LoaderConfig{URL: url, Batch: 4})
+}
+
+func newBundleOn(t *testing.T, cfg LoaderConfig) *bundle {
+	t.Helper()
 	ns := "warmer-" + strconv.FormatUint(bundles.Add(1), 10)
-	b := &bundle{set: parse(t, strings.ReplaceAll(fillRules, "NS", ns)), loader: loader(t, LoaderConfig{URL: url, Batch: 4})}
+	b := &bundle{set: parse(t, strings.ReplaceAll(fillRules, "NS", ns)), loader: loader(t, cfg)}
 	var err error
 	if b.store, err = coherence.Dial(t.Context(), harness.Redis(t).URL(), coherence.Options{Namespace: ns}); err != nil {
 		t.Fatal(err)

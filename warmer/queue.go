@@ -358,7 +358,9 @@ func (q *Queue) take(now time.Time) []*item {
 			if it.state != itemReady {
 				continue
 			}
-			it.primary = it.primary || now.Sub(it.since) >= q.cfg.StandbyWait
+			if !it.primary && now.Sub(it.since) >= q.cfg.StandbyWait && q.w.cfg.Loader.HasStandby() {
+				it.primary, it.tries = true, 0
+			}
 			if len(batch) > 0 && it.primary != batch[0].primary {
 				rest = append(rest, it)
 				continue
@@ -482,7 +484,9 @@ func (q *Queue) ended(it *item, f fate, now time.Time) {
 		}
 		// A storm of invalidations refuses every load: they are tried less and
 		// less often, and as long as it lasts.
-		if it.tries > triesMost && !it.again {
+		// While there is a standby to wait for, that wait is the bound.
+		waits := !it.primary && q.w.cfg.Loader.HasStandby()
+		if it.tries > triesMost && !it.again && !waits {
 			q.forget(it, resultGivenUp)
 			return
 		}
