@@ -95,7 +95,7 @@ func (s *Store) Run(ctx context.Context, below func(context.Context) (change.Pos
 			err = s.count(ctx)
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop: what failed then is the next one's
 		}
 		if err != nil {
 			s.cfg.Logger.WarnContext(ctx, "schedules wait for the database", "error", err)

@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -134,7 +135,7 @@ func (w *world) state(owner, key string) string {
 	var text string
 	err := w.pool.QueryRow(w.t.Context(), `SELECT ltrim(substr(position, 5, 16), '0') || ' ' || coalesce(message, '-')
 		FROM lethe.schedules WHERE owner = $1 AND row_key = $2`, owner, key).Scan(&text)
-	if err == pgx.ErrNoRows {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return "none"
 	}
 	if err != nil {

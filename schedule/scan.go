@@ -51,7 +51,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 	for {
 		err := s.Scan(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop: the scan is still due
 		}
 		if err != nil {
 			s.Store.cfg.Metrics.scans.WithLabelValues("failed").Inc()
