@@ -119,7 +119,7 @@ func (b *builder) ruleLookup(n *yaml.Node, r *Rule) {
 		if !folded {
 			at = at.within(sql, m[0])
 		}
-		name := ""
+		var name string
 		switch {
 		case m[2] >= 0:
 			name = sql[m[2]:m[3]]
