@@ -95,6 +95,10 @@ iq: ## the published experiment: wrong reads of plain deletes, leases and Lethe,
 bench-tags: ## purges of names with 1 to 1,000,000 members, in five minutes, into docs/tags.md
 	@go run ./bench/tags -o docs/tags.md $(BENCHFLAGS)
 
+.PHONY: bench-warm
+bench-warm: ## a cold start of 1,000,000 entries, into docs/warm.svg
+	@go run ./bench/warm -o docs/warm.svg $(BENCHFLAGS)
+
 .PHONY: compose-check
 compose-check: ## check docker-compose.yml where docker compose is there
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet && echo "docker-compose.yml is valid"; \
