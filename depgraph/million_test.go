@@ -113,14 +113,11 @@ func TestCascadeOverAMillionEdges(t *testing.T) {
 	} {
 		walker := graph.NewWalker(tt.limits)
 		var ts rules.Targets
-		for range 2 {
-			root := r.IntN(nodes)
-			ts.Reset()
-			ts.List = append(ts.List, g.root(root, tt.c))
-			rep := walker.Cascade(&ts, 0, nil)
-			if msg := g.compare(root, &ts, rep, tt.c, tt.limits); msg != "" {
-				t.Errorf("%s from %s, %+v: %s", tt.name, bigName(root), rep, msg)
-			}
+		root := r.IntN(nodes)
+		ts.List = append(ts.List, g.root(root, tt.c))
+		rep := walker.Cascade(&ts, 0, nil)
+		if msg := g.compare(root, &ts, rep, tt.c, tt.limits); msg != "" {
+			t.Errorf("%s from %s, %+v: %s", tt.name, bigName(root), rep, msg)
 		}
 	}
 }
