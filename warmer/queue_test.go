@@ -458,3 +458,24 @@ func TestQueueWaitsForTheDatabase(t *testing.T) {
 	q.exec(conn, "ALTER TABLE away RENAME TO products")
 	q.wait("product", resultStored, 1)
 }
+
+// What is invalidated while it is loaded is loaded again although it was stored:
+// whether before the invalidation or after it nobody knows.
+func TestQueueLoadsAgainWhatWasInvalidatedMeanwhile(t *testing.T) {
+	t.Parallel()
+	q := newQueued(t, QueueConfig{})
+	q.ask("product:1", "product:2")
+	q.mu.Lock()
+	batch := q.take(time.Now())
+	q.mu.Unlock()
+	q.ask("product:1")
+	q.mu.Lock()
+	for _, it := range batch {
+		q.ended(it, fate{kind: fateStored}, time.Now())
+	}
+	next := q.take(time.Now())
+	q.mu.Unlock()
+	if len(batch) != 2 || len(next) != 1 || next[0].name != q.set.FullName("product:1") {
+		t.Errorf("loaded %d, then %d, want both and then product:1", len(batch), len(next))
+	}
+}
