@@ -46,6 +46,7 @@ func (s *Set) Check(schema Schema) Findings {
 	}
 	c.keyTypes()
 	c.warmStatements()
+	c.loadStatements()
 	l.tenants(func(table string) bool {
 		t := schema.Table(table)
 		return t != nil && t.Column(s.Policy.Tenant) != nil

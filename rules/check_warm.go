@@ -2,6 +2,7 @@ package rules
 
 import (
 	"slices"
+	"strconv"
 )
 
 // warms finds what is to be filled and can not be, and warm-ups that nothing
@@ -56,6 +57,54 @@ func (c *checker) warmStatements() {
 				continue
 			}
 			c.warmType(w, class, at, &info.Columns[i])
+		}
+	}
+	c.subject = subject{}
+}
+
+// Statement is load.sql with $1, $2, ... in place of its parameters, as a
+// database takes it: $n is Params[n-1], an array.
+func (l *Loader) Statement() string {
+	return param.ReplaceAllStringFunc(l.SQL, func(m string) string {
+		if i := slices.Index(l.Params, m[1:]); m[0] == '@' && i >= 0 {
+			return "$" + strconv.Itoa(i+1)
+		}
+		return m
+	})
+}
+
+// loadStatements holds what the database says of load.sql against what a value
+// is stored under: without one of its columns Lethe fills nothing of the class.
+// That is a warning: the application loads by itself.
+func (c *checker) loadStatements() {
+	for _, class := range c.set.Entries {
+		if class.Load == nil || class.Load.SQL == "" {
+			continue
+		}
+		info, known := c.schema.Statements[class.Load.Statement()]
+		if !known {
+			continue
+		}
+		c.subject = subject{entry: class.Name}
+		if info.Error != "" {
+			c.warn(CodeLoad, class.Load.pos, "correct the statement", "load.sql: %s; Lethe can not fill the entry", info.Error)
+			continue
+		}
+		var names []string
+		for _, col := range info.Columns {
+			names = append(names, col.Name)
+		}
+		missing := func(what string, t *Template) {
+			for _, column := range t.Columns() {
+				if !slices.Contains(names, column) {
+					c.warn(CodeLoad, class.Load.pos, "add "+column+" to the columns of load.sql",
+						"load.sql returns no column %q, which the %s %q needs: Lethe can not fill the entry%s", column, what, t, suggest(column, names))
+				}
+			}
+		}
+		missing("key", class.Key)
+		for _, t := range class.Tags {
+			missing("tag", t)
 		}
 	}
 	c.subject = subject{}

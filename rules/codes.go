@@ -49,6 +49,7 @@ const (
 	CodeNoNamespace    = "L043" // a set without namespace
 	CodeSecret         = "L044" // a column that looks secret in a name or a value
 	CodeNeverForgotten = "L045" // values that live long, and no rule
+	CodeLoad           = "L046" // a load.sql that can not fill its entry
 	CodeNeverWarmed    = "L047" // a warm-up that nothing starts
 	CodeWarmType       = "L048" // a warm-up whose column prints otherwise than the keys of rules
 )

@@ -54,6 +54,8 @@ func testSchema() rules.Schema {
 	} {
 		described[(&rules.Warm{SQL: sql}).Statement(0)] = info
 	}
+	described["SELECT id, name FROM products WHERE id = ANY($1) AND '@id' <> name"] = rules.StatementInfo{Columns: []rules.ColumnInfo{id, column("name", 25, "text")}}
+	described["SELECT naem FROM products WHERE slug = ANY($1)"] = rules.StatementInfo{Error: `column "naem" does not exist`}
 	return rules.Schema{
 		Statements: described,
 		Names:      []string{"public.products", "public.orders", "pg_catalog.pg_class"},

@@ -128,5 +128,10 @@ func (s *Set) Statements() []string {
 	for _, w := range s.Warm {
 		out = append(out, w.Statement(0))
 	}
+	for _, c := range s.Entries {
+		if c.Load != nil && c.Load.SQL != "" {
+			out = append(out, c.Load.Statement())
+		}
+	}
 	return out
 }

@@ -50,6 +50,10 @@ entries:
     load: {sql: "SELECT id, name FROM products WHERE id = ANY(@id)"}
   bare:
     key: bare:{id}
+  unfit:
+    key: unfit:{id}
+    load: {sql: "SELECT id, name FROM products WHERE id = ANY(@id)"}
+    tags: [ "category:{category_id}" ]
 `
 
 func newBundle(t *testing.T) *bundle {

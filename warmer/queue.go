@@ -445,7 +445,7 @@ func (q *Queue) failed(it *item, err error, now time.Time) {
 	switch {
 	case q.mu.stopped:
 		q.forget(it, resultStopped)
-	case errors.Is(err, errGone) || it.tries > triesMost:
+	case errors.Is(err, errGone) || it.tries > triesMost || incurable(err):
 		q.forget(it, resultGivenUp)
 	default:
 		it.primary = it.primary || errors.Is(err, errStandby)

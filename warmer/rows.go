@@ -1,6 +1,7 @@
 package warmer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -68,11 +69,15 @@ func (r *request) read(rows pgx.Rows, from, to int) error {
 	return nil
 }
 
+// errLoadSQL: the rows of load.sql lack what entries are stored under, whatever
+// the data.
+var errLoadSQL = errors.New("load.sql does not fit its entry")
+
 // identifies makes sure that the rows say which entry they belong to.
 func (r *request) identifies(columns []column) error {
 	for _, p := range r.class.Key.Placeholders() {
 		if !slices.ContainsFunc(columns, func(c column) bool { return c.name == p }) {
-			return fmt.Errorf("the statement returns no column %q, which the key %q needs to tell the rows apart", p, r.class.Key)
+			return fmt.Errorf("%w: it returns no column %q, which the key %q needs to tell the rows apart", errLoadSQL, p, r.class.Key)
 		}
 	}
 	return nil
@@ -84,7 +89,7 @@ func (r *request) render(value func(string) (any, bool)) ([]string, error) {
 	for _, t := range r.class.Tags {
 		tag, ok, err := t.Render(value)
 		if err != nil {
-			return nil, fmt.Errorf("render tag %q: %w", t, err)
+			return nil, fmt.Errorf("%w: tag %w", errLoadSQL, err)
 		}
 		if ok {
 			tags = append(tags, r.set.FullName(tag))

@@ -364,7 +364,7 @@ func incurable(err error) bool {
 	if errors.As(err, &refused) {
 		return strings.HasPrefix(refused.Code, "42") || strings.HasPrefix(refused.Code, "22")
 	}
-	return errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || strings.Contains(err.Error(), "OOM command not allowed")
+	return errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || errors.Is(err, errLoadSQL) || strings.Contains(err.Error(), "OOM command not allowed")
 }
 
 // lock opens a session that holds the right to warm.

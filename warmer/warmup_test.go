@@ -1,9 +1,11 @@
 package warmer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -255,6 +257,24 @@ func TestWarmupErrors(t *testing.T) {
 	}
 	if b.fillOK(t, "product", Options{}, Result{Stored: 1}, "product:1"); t.Failed() {
 		t.Log("the table is gone")
+	}
+}
+
+// A load.sql without what a tag needs is not tried again: no time cures it, and
+// what waits for the run would wait for nothing.
+func TestWarmupThatCanNotFillEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.record(t)
+	u := b.warmups(t)
+	var said bytes.Buffer
+	u.log = slog.New(slog.NewTextHandler(&said, nil))
+	p, err := u.Run(t.Context(), b.warm(t, `entry: unfit, sql: "SELECT id FROM products"`), RunOptions{})
+	if err == nil || !strings.Contains(err.Error(), "load.sql does not fit") || p.State != "failed" {
+		t.Errorf("run: %s, %v, want it to say that load.sql does not fit", p.State, err)
+	}
+	if strings.Contains(said.String(), "tries again") {
+		t.Errorf("it was tried again:\n%s", said.String())
 	}
 }
 
