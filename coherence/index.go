@@ -169,7 +169,7 @@ func (s *Store) PrunePages(ctx context.Context, pages ...Page) (gone, removed in
 	var scripts []unit
 	for i, at := 0, 0; i < len(pages); i++ {
 		p := &pages[i]
-		args := []any{p.id}
+		args := []any{p.id, randomID()}
 		for m := range p.Members {
 			if units[at].cmds[0].(*redis.IntCmd).Val() == 0 {
 				args = append(args, p.Members[m], p.seqs[m])
@@ -177,7 +177,7 @@ func (s *Store) PrunePages(ctx context.Context, pages ...Page) (gone, removed in
 			}
 			at++
 		}
-		if len(args) > 1 {
+		if len(args) > 2 {
 			scripts = append(scripts, s.pruneUnit(ctx, p.Index(), args))
 		}
 	}
@@ -190,9 +190,9 @@ func (s *Store) PrunePages(ctx context.Context, pages ...Page) (gone, removed in
 	return gone, removed, nil
 }
 
-// pruneUnit is the second half of a prune: the header's id, then pairs of
-// member and the number that was read before the member's entry was seen to be
-// absent.
+// pruneUnit is the second half of a prune: the header's id, one for a header
+// without, then pairs of member and the number that was read before the member's
+// entry was seen to be absent.
 func (s *Store) pruneUnit(ctx context.Context, index Index, args []any) unit {
 	c := redis.NewIntCmd(ctx, s.evalArgs(scriptPrune, index.spare(), []string{index.header(), index.key()}, args...)...)
 	return unit{key: index.key(), cmds: []redis.Cmder{c}}

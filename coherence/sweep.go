@@ -23,14 +23,26 @@ type Sweep struct {
 // tells nothing any more.
 const sweepLife = time.Minute
 
+// sweepsMost bounds what is kept where there is a sweep in every minute, so that
+// it never ends by itself.
+const sweepsMost = 200
+
 // TellSweep writes how far a sweep is, for those who wait for it.
 func (s *Store) TellSweep(ctx context.Context, w Sweep) error {
 	key := s.layout.Control("sweeps")
 	value := strconv.Itoa(w.Done) + " " + strconv.Itoa(w.Total)
-	if err := s.do(ctx, []unit{{key: key, cmds: []redis.Cmder{
+	kept := redis.NewIntCmd(ctx, "hlen", key)
+	cmds := []redis.Cmder{
 		redis.NewIntCmd(ctx, "hset", key, w.Purge.field(), value),
 		redis.NewBoolCmd(ctx, "pexpire", key, sweepLife.Milliseconds()),
-	}}}); err != nil {
+		kept,
+	}
+	err := s.do(ctx, []unit{{key: key, cmds: cmds}})
+	if err == nil && kept.Val() > sweepsMost {
+		// Those that still run tell again.
+		err = s.do(ctx, []unit{{key: key, cmds: []redis.Cmder{redis.NewIntCmd(ctx, "unlink", key)}}})
+	}
+	if err != nil {
 		return fmt.Errorf("tell sweep: %w", err)
 	}
 	return nil

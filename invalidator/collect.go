@@ -126,7 +126,11 @@ func (l *lane) unplaced(ctx context.Context, d *stream.Delivery) error {
 		l.asked(&d.Record.Raises[i], x.Era)
 	}
 	for i := range d.Record.Changes {
-		l.change(ctx, d, &d.Record.Changes[i], x, false)
+		c := &d.Record.Changes[i]
+		// The number inside of its own transaction says nothing beside another's
+		// at the same x; of those that are alike the one that comes later counts.
+		c.Ordinal = 0
+		l.change(ctx, d, c, x, false)
 	}
 	l.batch.changes += len(d.Record.Changes)
 	return nil
