@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,7 +124,10 @@ func TestPruneOfASilentMasterRemovesNothing(t *testing.T) {
 		t.Fatal(reasons[0])
 	}
 	var found []Index
+	var mu sync.Mutex // of the masters' goroutines
 	complete, err := s.ScanIndexes(t.Context(), func(_ context.Context, _ int, i []Index) error {
+		mu.Lock()
+		defer mu.Unlock()
 		found = append(found, i...) // one of the masters has one
 		return nil
 	})

@@ -21,7 +21,7 @@ entries:
     key: page:{id}
     ttl: 1h
     tags: ["shelf:{shelf}"]
-    load: {http: {url: "URL", secret_env: SECRET, timeout: 2s, batch: 3}}
+    load: {http: {url: "URL", secret_env: SECRET, timeout: 1m, batch: 3}}
 `
 
 // application answers requests of a loader.

@@ -42,8 +42,8 @@ var defaultSettings = map[string]string{
 	"listen_addresses":           "127.0.0.1",
 	"log_line_prefix":            "%m [%p] %q%a ",
 	"max_connections":            "100",
-	"max_replication_slots":      "20",
-	"max_wal_senders":            "20",
+	"max_replication_slots":      "100",
+	"max_wal_senders":            "40",
 	"wal_level":                  "logical",
 	// A standby that lost its primary asks again, and can be promoted, at once
 	// and not after 5 s.
