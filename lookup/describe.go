@@ -39,7 +39,7 @@ func Describe(ctx context.Context, conn *pgx.Conn, set *rules.Set) (map[string]r
 // parameters: so it is a generic one, in which no partition is left out.
 const (
 	describeBegin = `BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '1s';
-SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_partition_pruning = off; SET LOCAL constraint_exclusion = off`
+SET LOCAL row_security = off; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_partition_pruning = off; SET LOCAL constraint_exclusion = off`
 	describeTypes = `SELECT pg_catalog.format_type(t.type, t.mod) FROM ROWS FROM (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::int4[])) AS t(type, mod)`
 	// describeRoots puts the root in the place of a partition, as rules do.
 	describeRoots = `SELECT DISTINCT coalesce(rn.nspname || '.' || r.relname, n.nspname || '.' || c.relname) AS name

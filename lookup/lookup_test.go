@@ -170,6 +170,46 @@ func TestLookupIsReadOnly(t *testing.T) {
 	}
 }
 
+// A row that a policy hides from the role is no row that is not there: its name
+// would be missing, and what it names stay stale. So such a statement is refused,
+// and shows when the rules are checked.
+func TestLookupSeesAllRowsOrErrs(t *testing.T) {
+	t.Parallel()
+	_, conn := database(t, Config{}, products, `ALTER TABLE products ENABLE ROW LEVEL SECURITY; CREATE POLICY shown ON products USING (id > 1)`,
+		`DO $$ BEGIN EXECUTE format('CREATE ROLE %I LOGIN', 'lookup_' || current_database());
+		EXECUTE format('GRANT SELECT ON products TO %I', 'lookup_' || current_database()); END $$`)
+	config := conn.Config().Copy()
+	config.User = "lookup_" + config.Database
+	t.Cleanup(func() { dropRole(t, conn, config.User) })
+	r, err := Open(Config{URL: fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=disable", config.Host, config.Port, config.Database, config.User)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := set(t, `SELECT category_id FROM products WHERE id = @id`, "category_id")
+	const refused = "42501"
+	got, err := r.Lookup(t.Context(), change.Source{}, requests(s.Rules[0], "1", "3"))
+	if err != nil || show(got[0]) != refused || show(got[1]) != refused {
+		t.Errorf("looked up %q and %q (%v), want %s: the first row is hidden", show(got[0]), show(got[1]), err, refused)
+	}
+	other, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(context.Background())
+	infos, err := Describe(t.Context(), other, s)
+	if err != nil || !strings.Contains(infos["r"].Refusal, refused) {
+		t.Errorf("described as %+v (%v), want a refusal", infos["r"], err)
+	}
+}
+
+func dropRole(t *testing.T, conn *pgx.Conn, role string) {
+	name := pgx.Identifier{role}.Sanitize()
+	if _, err := conn.Exec(context.Background(), "DROP OWNED BY "+name+"; DROP ROLE "+name); err != nil {
+		t.Errorf("drop the role: %v", err)
+	}
+}
+
 // What the statement timeout stops is tried again, and then given up; other
 // lookups are answered.
 func TestLookupTimeout(t *testing.T) {
