@@ -155,10 +155,14 @@ func (g *Gate) admit(ctx context.Context, partition int, deliveries []stream.Del
 	return nil
 }
 
-// complete gives a record what its log does not say.
+// complete gives a record what its log does not say. All that is fetched together
+// gets one position, and what came later comes later in it: the number of a change
+// inside of its own transaction, which Debezium may tell, says nothing beside
+// another's there.
 func complete(r *change.Record, src change.Source, lsn change.LSN) {
 	r.InsertLSN, r.Source, r.V = false, src, 0
 	for i := range r.Changes {
+		r.Changes[i].Ordinal = 0
 		if c := r.Changes[i].Commit; c.LSN == 0 {
 			c.LSN = lsn
 		}

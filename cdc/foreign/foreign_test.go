@@ -94,6 +94,25 @@ func TestCompletesForeignRecords(t *testing.T) {
 	}
 }
 
+// The sixth change of an earlier transaction does not stand behind the first of
+// a later one, although both get one position: of two schedules of a row that
+// which is later there would win.
+func TestKeepsOrderOfForeignTransactions(t *testing.T) {
+	t.Parallel()
+	_, gate := open(t, harness.Database(t))
+	earlier, later := foreignRecord(0), foreignRecord(0)
+	earlier.Changes[0].Ordinal = 5
+	p := &partition{Partition: &one{[]stream.Delivery{{Record: earlier, Offset: 1}, {Record: later, Offset: 2}}}, gate: gate}
+	got, err := p.Fetch(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := got[0].Record.Changes[0], got[1].Record.Changes[0]
+	if b.Commit.LSN < a.Commit.LSN || b.Commit.LSN == a.Commit.LSN && b.Ordinal < a.Ordinal {
+		t.Errorf("the later change stands at %s #%d, the earlier one at %s #%d", b.Commit.LSN, b.Ordinal, a.Commit.LSN, a.Ordinal)
+	}
+}
+
 func TestRaiseStaysDueUntilApplied(t *testing.T) {
 	t.Parallel()
 	pool, gate := open(t, harness.Database(t))
