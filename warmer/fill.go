@@ -140,7 +140,7 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 	for start := 0; start < len(names) && gctx.Err() == nil; start += size {
 		batch := names[start:min(start+size, len(names))]
 		g.Go(func() error {
-			r, err := w.fillAnywhere(gctx, plan.Set(), c, batch, o)
+			r, err := w.fillAnywhere(gctx, c, batch, o)
 			mu.Lock()
 			defer mu.Unlock()
 			total.add(r)
@@ -162,18 +162,18 @@ func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Optio
 
 // fillAnywhere fills a batch from the standby if there is one, and then what it
 // may not fill, or all if it does not answer, from the primary.
-func (w *Warmer) fillAnywhere(ctx context.Context, set *rules.Set, class *rules.Class, names []string, o Options) (Result, error) {
+func (w *Warmer) fillAnywhere(ctx context.Context, class *rules.Class, names []string, o Options) (Result, error) {
 	if f, _ := w.cfg.Loader.external(class); f != nil || !w.cfg.Loader.HasStandby() {
-		r, _, err := w.fill(ctx, set, class, names, how{Options: o})
+		r, _, err := w.fill(ctx, class.Name, names, how{Options: o})
 		return r, err
 	}
-	r, fates, err := w.fill(ctx, set, class, names, how{Options: o, standby: true})
+	r, fates, err := w.fill(ctx, class.Name, names, how{Options: o, standby: true})
 	if err != nil {
 		if ctx.Err() != nil || !errors.Is(err, errStandby) {
 			return r, err
 		}
 		w.cfg.Logger.WarnContext(ctx, "standby can not be read, loading from the primary", "class", class.Name, "error", err)
-		r, _, err = w.fill(ctx, set, class, names, how{Options: o})
+		r, _, err = w.fill(ctx, class.Name, names, how{Options: o})
 		return r, err
 	}
 	var left []string
@@ -191,7 +191,7 @@ func (w *Warmer) fillAnywhere(ctx context.Context, set *rules.Set, class *rules.
 			r.refuse(f.reason, 1)
 		}
 	}
-	more, _, err := w.fill(ctx, set, class, left, how{Options: o})
+	more, _, err := w.fill(ctx, class.Name, left, how{Options: o})
 	r.add(more)
 	return r, err
 }
@@ -242,11 +242,14 @@ func (f *fate) worsen(kind fateKind, reason string) {
 	}
 }
 
+// errGone: a reload took the class, or its loader.
+var errGone = errors.New("class is gone, or has no loader")
+
 // fill does one batch.
-func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, names []string, h how) (r Result, fates []fate, err error) {
+func (w *Warmer) fill(ctx context.Context, name string, names []string, h how) (r Result, fates []fate, err error) {
 	var permit *Permit
 	if w.cfg.Limiter != nil {
-		if permit, err = w.cfg.Limiter.Acquire(ctx, class.Name, len(names), h.Priority); err != nil {
+		if permit, err = w.cfg.Limiter.Acquire(ctx, name, len(names), h.Priority); err != nil {
 			return r, nil, err
 		}
 	}
@@ -258,9 +261,18 @@ func (w *Warmer) fill(ctx context.Context, set *rules.Set, class *rules.Class, n
 			permit.Done(rows, took, failed)
 		}
 	}()
-	control, err := w.cfg.Store.Control(ctx, class.Name)
+	control, err := w.cfg.Store.Control(ctx, name)
 	if err != nil {
 		return r, nil, err
+	}
+	// The rules after the generation, and no others: a reload puts its rules into
+	// force and then raises what they change. Those from before the wait above
+	// could store a value under the new generation and the old tags, which no
+	// purge would find.
+	set := w.cfg.Rules().Set()
+	class := set.Class(name)
+	if class == nil || !w.cfg.Loader.Loads(class) {
+		return r, nil, errGone
 	}
 	if control.Source.Era == 0 {
 		return r, nil, coherence.ErrNoSource

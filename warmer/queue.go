@@ -414,9 +414,6 @@ func (q *Queue) fly(ctx context.Context, batch []*item) {
 	}
 }
 
-// errGone: a reload took the class, or its loader.
-var errGone = errors.New("class is gone, or has no loader")
-
 func (q *Queue) fill(ctx context.Context, class string, names []string, after []change.Position, standby bool) ([]fate, error) {
 	set := q.w.cfg.Rules().Set()
 	c := set.Class(class)
@@ -426,7 +423,7 @@ func (q *Queue) fill(ctx context.Context, class string, names []string, after []
 	if f, _ := q.w.cfg.Loader.external(c); f != nil {
 		standby = false // the application reads the primary
 	}
-	_, fates, err := q.w.fill(ctx, set, c, names, how{
+	_, fates, err := q.w.fill(ctx, class, names, how{
 		Options: Options{IfAbsent: true, Priority: PriorityRewarm}, standby: standby, after: after, leases: true,
 		observe: func(rows int, took time.Duration) { q.auto.cost(class, rows, took) },
 	})

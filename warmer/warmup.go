@@ -258,7 +258,7 @@ func (u *Warmups) run(ctx context.Context, w *rules.Warm, o RunOptions, p *Progr
 	set := u.cfg.Warmer.cfg.Rules().Set()
 	class := set.Class(w.Entry)
 	if class == nil {
-		return errors.New("there is no such class")
+		return errGone
 	}
 	if !u.cfg.Warmer.cfg.Loader.Loads(class) {
 		return ErrNoLoader
@@ -357,14 +357,14 @@ func (u *Warmups) fill(ctx context.Context, class string, names []string, p *Pro
 }
 
 // incurable reports whether another try would fail alike: a statement that is
-// wrong, a class without loader, a cache without room. Of the database's errors
+// wrong, a class that is gone or has no loader, a cache without room. Of the database's errors
 // 42 is what is wrong with the statement or the role, 22 with the data.
 func incurable(err error) bool {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
 		return strings.HasPrefix(refused.Code, "42") || strings.HasPrefix(refused.Code, "22")
 	}
-	return errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || errors.Is(err, errLoadSQL) || strings.Contains(err.Error(), "OOM command not allowed")
+	return errors.Is(err, errGone) || errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || errors.Is(err, errLoadSQL) || strings.Contains(err.Error(), "OOM command not allowed")
 }
 
 // lock opens a session that holds the right to warm.
