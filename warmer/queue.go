@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -95,6 +96,7 @@ type Queue struct {
 		items   map[string]*item
 		order   *list.List // of items that wait, the oldest first
 		ready   map[string][]*item
+		gone    int      // items in ready that are to be passed over
 		classes []string // those with items in ready, in turn
 		delayed delayed
 		running int // batches
@@ -255,14 +257,32 @@ func (q *Queue) drop(now time.Time) {
 	it := front.Value.(*item)
 	if it.state == itemDelayed {
 		heap.Remove(&q.mu.delayed, it.index)
+	} else {
+		q.mu.gone++
 	}
 	q.forget(it, resultDropped)
+	if q.mu.gone > q.cfg.Limit {
+		q.sweep()
+	}
 	q.mu.dropped++
 	if now.Sub(q.mu.logged) >= dropLogEvery {
 		q.cfg.Logger.Warn("more entries are to be filled again than the queue holds; the oldest are left to readers",
 			"limit", q.cfg.Limit, "dropped", q.mu.dropped)
 		q.mu.dropped, q.mu.logged = 0, now
 	}
+}
+
+// sweep takes what was dropped out of the lines: while no load comes back, none
+// passes it over.
+func (q *Queue) sweep() {
+	q.mu.classes = slices.DeleteFunc(q.mu.classes, func(class string) bool {
+		line := slices.DeleteFunc(q.mu.ready[class], func(it *item) bool { return it.state == itemGone })
+		if q.mu.ready[class] = line; len(line) == 0 {
+			delete(q.mu.ready, class)
+		}
+		return len(line) == 0
+	})
+	q.mu.gone = 0
 }
 
 // forget takes an item off the queue. One that stands in a line is passed over
@@ -356,6 +376,7 @@ func (q *Queue) take(now time.Time) []*item {
 				break
 			}
 			if it.state != itemReady {
+				q.mu.gone--
 				continue
 			}
 			if !it.primary && now.Sub(it.since) >= q.cfg.StandbyWait && q.w.cfg.Loader.HasStandby() {

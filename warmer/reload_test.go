@@ -1,11 +1,14 @@
 package warmer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/internal/harness"
@@ -119,4 +122,33 @@ func TestFillOfAClassThatGoes(t *testing.T) {
 	if n := b.rdb.Exists(t.Context(), b.set.FullName("raw:1")).Val(); n != 0 {
 		t.Error("raw:1 was filled")
 	}
+}
+
+// What a reload takes out of the warm-ups of the start is not waited for.
+func TestWarmupOfTheStartThatGoes(t *testing.T) {
+	t.Parallel()
+	b := newBundle(t)
+	b.record(t)
+	reload := b.reloads(t)
+	reload(fillRules + "warm: [{entry: bare, sql: 'SELECT 1 AS id', on_start: true, deadline: 24h}]\n")
+	tried := make(chan struct{})
+	var once sync.Once
+	b.loader.cfg.Funcs = map[string]LoaderFunc{"bare": func(context.Context, []string) (map[string]Value, error) {
+		once.Do(func() { close(tried) })
+		return nil, errors.New("not today")
+	}}
+	u := b.warmups(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- u.Serve(ctx) }()
+	<-tried
+	reload(fillRules)
+	harness.Eventually(t, 60*time.Second, func() error {
+		if list, over := u.Starting(); !over {
+			return fmt.Errorf("the start waits for %v", list)
+		}
+		return nil
+	})
+	cancel()
+	<-done
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/lethe-cache/lethe/rules"
@@ -97,7 +98,7 @@ func (u *Warmups) tick(ctx context.Context, w *rules.Warm, at time.Time) {
 
 // start runs what is to be run at the start, one after the other. Each may take
 // as long as its deadline: one that fails is tried again until then, unless
-// another try would be of no use.
+// another try would be of no use or a reload has taken it out of the rules.
 func (u *Warmups) start(ctx context.Context) {
 	defer func() {
 		u.mu.Lock()
@@ -136,7 +137,7 @@ func (u *Warmups) startOne(ctx context.Context, w *rules.Warm) Progress {
 		again := *w
 		again.Deadline = max(time.Until(end), time.Millisecond)
 		p, err := u.Run(ctx, &again, RunOptions{Wait: true})
-		if err == nil || ctx.Err() != nil || errors.Is(err, ErrDeadline) || incurable(err) || time.Until(end) <= wait {
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrDeadline) || incurable(err) || time.Until(end) <= wait || !u.listed(w.ID()) {
 			return p
 		}
 		u.mu.Lock()
@@ -146,6 +147,11 @@ func (u *Warmups) startOne(ctx context.Context, w *rules.Warm) Progress {
 			return p
 		}
 	}
+}
+
+// listed reports whether the rules in force have the warm-up.
+func (u *Warmups) listed(id string) bool {
+	return slices.ContainsFunc(u.cfg.Warmer.cfg.Rules().Set().Warm, func(w *rules.Warm) bool { return w.ID() == id })
 }
 
 // Starting says what of the start is not over yet, and how what is over ended.
