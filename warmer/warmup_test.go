@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,27 +159,38 @@ func TestWarmupOneAtATime(t *testing.T) {
 	b := newBundle(t)
 	b.record(t)
 	in, let := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	var first, second atomic.Bool
 	b.loader.cfg.Funcs = map[string]LoaderFunc{"bare": func(context.Context, []string) (map[string]Value, error) {
-		once.Do(func() { close(in); <-let })
+		if first.CompareAndSwap(false, true) {
+			close(in)
+			<-let
+		} else {
+			second.Store(true)
+		}
 		return nil, nil
 	}}
 	w := b.warm(t, `entry: bare, sql: "SELECT 1 AS id"`)
+	one, other := b.warmups(t), b.warmups(t)
 	done := make(chan error, 2)
-	go func() { _, err := b.warmups(t).Run(t.Context(), w, RunOptions{}); done <- err }()
+	var runs sync.WaitGroup
+	release := sync.OnceFunc(func() { close(let) })
+	defer func() { release(); runs.Wait() }()
+	runs.Go(func() { _, err := one.Run(t.Context(), w, RunOptions{}); done <- err })
 	<-in
-	other := b.warmups(t)
 	if p, err := other.Run(t.Context(), w, RunOptions{}); !errors.Is(err, ErrWarming) || p.State != "skipped" {
-		t.Errorf("a second run: %+v, %v, want ErrWarming", p, err)
+		t.Fatalf("a second run: %+v, %v, want ErrWarming", p, err)
 	}
-	go func() { _, err := other.Run(t.Context(), w, RunOptions{Wait: true}); done <- err }()
+	runs.Go(func() { _, err := other.Run(t.Context(), w, RunOptions{Wait: true}); done <- err })
 	harness.Eventually(t, 30*time.Second, func() error {
 		if p, ok := other.Running(); !ok || p.Error != ErrWarming.Error() {
 			return fmt.Errorf("the run that waits says %+v", p)
 		}
 		return nil
 	})
-	close(let)
+	if second.Load() {
+		t.Error("the one that waits has loaded")
+	}
+	release()
 	for range 2 {
 		if err := <-done; err != nil {
 			t.Error(err)
