@@ -156,6 +156,9 @@ func (e *Explainer) step(i int) Step {
 	case t.Class != nil:
 		s.Class = t.Class.Name
 	}
+	if t.Action == rules.Auto {
+		e.auto(t)
+	}
 	if t.Rule != nil {
 		s.Rule = t.Rule.Name
 		s.File, s.Line, _ = t.Rule.Place()
@@ -168,6 +171,21 @@ func (e *Explainer) step(i int) Step {
 	}
 	slices.Reverse(s.Path)
 	return s
+}
+
+// auto says who decides about action auto, by what, and where that can be seen:
+// it is measured by the workers that run, and nothing here can know it.
+func (e *Explainer) auto(t *rules.Target) {
+	const by = `filling it again pays; lethe_rewarm_auto is 1 then, lethe_rewarm_auto_read_ratio and lethe_rewarm_auto_cost_ratio say why, and so does the log ("action auto has chosen anew")`
+	switch {
+	case t.Kind == rules.KindClass:
+	case t.Kind != rules.KindKey:
+		e.note("auto: whatever has the tag is forgotten; of each class each worker measures whether %s", by)
+	case t.Class == nil || t.Class.Load == nil:
+		e.note("auto: %s is only forgotten: nothing in the rules loads it", e.name(t))
+	default:
+		e.note("auto: an entry of %s is forgotten in any case; each worker measures whether %s; at its start it leaves that to readers", t.Class.Name, by)
+	}
 }
 
 func (e *Explainer) name(t *rules.Target) string {

@@ -186,6 +186,21 @@ func (c *chooser) invalidated(class, name string, there bool) (rewarm bool, chan
 	return false, changed
 }
 
+// measured shows what is known of each class.
+func (c *chooser) measured(m *Metrics) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for class, o := range c.classes {
+		chosen := 0.0
+		if o.rewarm {
+			chosen = 1
+		}
+		m.auto.WithLabelValues(class).Set(chosen)
+		m.read.WithLabelValues(class).Set(o.chance())
+		m.cost.WithLabelValues(class).Set(o.price())
+	}
+}
+
 // remember notes an entry that is left to readers; the oldest goes for it.
 func (c *chooser) remember(h uint64) {
 	if len(c.order) < autoSamples {

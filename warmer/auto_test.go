@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // feed shows odds n observations of which a share is of entries read again.
@@ -185,4 +187,25 @@ func TestChooserIsBounded(t *testing.T) {
 	if len(c.left) > 10 || len(c.order) > autoSamples {
 		t.Errorf("%d and %d remembered of ten entries", len(c.left), len(c.order))
 	}
+}
+
+// What is measured of a class shows, and that it is left to readers at first.
+func TestChooserShowsWhatItMeasures(t *testing.T) {
+	t.Parallel()
+	c, m := newChooser(), NewMetrics(nil)
+	shows := func(want [3]float64) {
+		t.Helper()
+		c.measured(m)
+		got := [3]float64{testutil.ToFloat64(m.auto.WithLabelValues("a")), testutil.ToFloat64(m.read.WithLabelValues("a")), testutil.ToFloat64(m.cost.WithLabelValues("a"))}
+		if got != want {
+			t.Errorf("shown %v, want %v", got, want)
+		}
+	}
+	c.invalidated("a", "k", false)
+	shows([3]float64{0, 0, 1.0 / autoReader})
+	for range autoLeast {
+		c.invalidated("a", "k", true)
+	}
+	c.cost("a", 1, 8*time.Millisecond)
+	shows([3]float64{1, 1, 1.0 / autoReader})
 }

@@ -8,7 +8,8 @@ type Metrics struct {
 	loads   *prometheus.HistogramVec
 	rewarms *prometheus.CounterVec
 	queued  *prometheus.GaugeVec
-	auto    *prometheus.GaugeVec
+	// auto is what action auto has chosen, read and cost what it goes by.
+	auto, read, cost *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics and registers them; nil registers nothing.
@@ -30,9 +31,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		auto: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lethe_rewarm_auto", Help: "1 if action auto fills the entries of a class again at present, 0 if it leaves that to readers.",
 		}, []string{"class"}),
+		read: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lethe_rewarm_auto_read_ratio", Help: "Share of the entries that are read between two invalidations, as action auto has measured it.",
+		}, []string{"class"}),
+		cost: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lethe_rewarm_auto_cost_ratio", Help: "What filling an entry again costs, as a share of a reader's miss, as action auto has measured it.",
+		}, []string{"class"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.fills, m.loads, m.rewarms, m.queued, m.auto)
+		reg.MustRegister(m.fills, m.loads, m.rewarms, m.queued, m.auto, m.read, m.cost)
 	}
 	return m
 }

@@ -190,11 +190,6 @@ func (q *Queue) Rewarm(asked []invalidator.Rewarm) {
 func (q *Queue) pays(r *invalidator.Rewarm) bool {
 	rewarm, changed := q.auto.invalidated(r.Class.Name, r.Name, r.Outcome != coherence.OutcomeAbsent)
 	if changed != "" {
-		chosen := 0.0
-		if q.auto.chosen(r.Class.Name) {
-			chosen = 1
-		}
-		q.w.cfg.Metrics.auto.WithLabelValues(r.Class.Name).Set(chosen)
 		q.cfg.Logger.Info("action auto has chosen anew", "class", r.Class.Name, "choice", changed)
 	}
 	return rewarm
@@ -356,6 +351,7 @@ func (q *Queue) gauge() {
 	loading := len(q.mu.items) - q.mu.order.Len()
 	q.w.cfg.Metrics.queued.WithLabelValues("waiting").Set(float64(q.mu.order.Len()))
 	q.w.cfg.Metrics.queued.WithLabelValues("loading").Set(float64(loading))
+	q.auto.measured(q.w.cfg.Metrics)
 }
 
 // take is the next batch: of the class whose turn it is, in the order in which
