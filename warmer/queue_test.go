@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
@@ -446,7 +447,9 @@ func TestQueueWaitsForTheDatabase(t *testing.T) {
 	t.Parallel()
 	q := newQueued(t, QueueConfig{})
 	conn := q.conn()
-	q.exec(conn, "ALTER TABLE products RENAME TO away")
+	q.exec(conn, "BEGIN", "ALTER TABLE products RENAME TO away",
+		`CREATE FUNCTION starting() RETURNS SETOF away LANGUAGE plpgsql AS $$ BEGIN RAISE 'the database is starting' USING ERRCODE = '57P03'; END $$`,
+		"CREATE VIEW products AS SELECT * FROM starting()", "COMMIT")
 	q.run()
 	q.ask("product:1")
 	harness.Eventually(t, patience, harness.True("it was tried", func() bool {
@@ -455,8 +458,23 @@ func TestQueueWaitsForTheDatabase(t *testing.T) {
 		it := q.mu.items[q.set.FullName("product:1")]
 		return it != nil && it.tries >= 2
 	}))
-	q.exec(conn, "ALTER TABLE away RENAME TO products")
+	q.exec(conn, "BEGIN", "DROP VIEW products", "DROP FUNCTION starting", "ALTER TABLE away RENAME TO products", "COMMIT")
 	q.wait("product", resultStored, 1)
+}
+
+// A statement that is wrong is not tried again: it would fail alike.
+func TestQueueGivesUpAWrongStatement(t *testing.T) {
+	t.Parallel()
+	q := newQueued(t, QueueConfig{})
+	q.ask("product:1", "product:2")
+	q.mu.Lock()
+	batch := q.take(time.Now())
+	q.failed(batch[0], fmt.Errorf("load: %w", &pgconn.PgError{Code: "42703"}), time.Now())
+	q.failed(batch[1], fmt.Errorf("load: %w", &pgconn.PgError{Code: "57P03"}), time.Now())
+	q.mu.Unlock()
+	if batch[0].state != itemGone || batch[1].state != itemDelayed || q.total("product", resultGivenUp) != 1 {
+		t.Errorf("states %d and %d, given up %d; want the wrong statement's alone given up", batch[0].state, batch[1].state, q.total("product", resultGivenUp))
+	}
 }
 
 // What is invalidated while it is loaded is loaded again although it was stored:
