@@ -162,6 +162,13 @@ func (w *world) put(s *Store, items ...invalidator.ScheduleItem) string {
 	return fmt.Sprint(due)
 }
 
+// due lets the time come of all that is stored. What is due when it is put is
+// not stored at all, so a time that is near is none for a test.
+func (w *world) due() {
+	w.t.Helper()
+	w.exec(`UPDATE lethe.schedules SET due_at = clock_timestamp() WHERE due_at IS NOT NULL`)
+}
+
 // as is a pool of another role.
 func (w *world) as(user string) *pgxpool.Pool {
 	w.t.Helper()
