@@ -58,7 +58,7 @@ lint: ## golangci-lint, fetched if it is not on PATH
 
 .PHONY: test-race
 test-race: ## all tests under the race detector, on the system's Postgres
-	go test $(race) -timeout 15m ./...
+	go test $(race) -timeout 30m ./...
 
 # One shard for each version: the tests whose name says that the server's version
 # matters. The rest would only be repeated.
@@ -67,7 +67,7 @@ test-versions: ## tests named TestServer... on each embedded Postgres
 	@packages=$$(grep -rl --include='*_test.go' '^func TestServer[A-Z]' . | xargs -n1 dirname | sort -u); \
 	for version in $(VERSIONS); do \
 		echo "go test -run '^TestServer[A-Z]' on Postgres $$version"; \
-		LETHE_TEST_POSTGRES=$$version go test $(race) -timeout 10m -run '^TestServer[A-Z]' $$packages; \
+		LETHE_TEST_POSTGRES=$$version go test $(race) -timeout 20m -run '^TestServer[A-Z]' $$packages; \
 	done
 
 .PHONY: fuzz
