@@ -47,6 +47,10 @@ func openCursor(ctx context.Context, conn *pgx.Conn, sql string, timeout time.Du
 	if err != nil {
 		return nil, err
 	}
+	// Walking over all of it to count it takes its time, too.
+	if _, err := conn.Exec(ctx, "SET statement_timeout = "+strconv.FormatInt(max(1, timeout.Milliseconds()), 10)); err != nil {
+		return nil, err
+	}
 	tag, err := conn.Exec(ctx, "MOVE FORWARD ALL IN "+cursorName)
 	if err != nil {
 		return nil, err

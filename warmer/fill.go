@@ -296,7 +296,9 @@ func (w *Warmer) fill(ctx context.Context, name string, names []string, h how) (
 			err = b.sameSource(b.loaded.Source)
 		}
 		if err != nil {
-			failed = ctx.Err() == nil
+			if failed = ctx.Err() == nil; incurable(err) {
+				rows = 0 // the statement is wrong: that tells nothing of the database, and other classes need not wait
+			}
 			if h.standby {
 				err = fmt.Errorf("%w: %w", errStandby, err)
 			}

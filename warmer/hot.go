@@ -147,9 +147,18 @@ func ranked(class *rules.Class, keys []coherence.HotKey) []string {
 	})
 	names := make([]string, 0, len(keys))
 	for _, k := range keys {
-		if _, ok := class.Captures([]byte(k.Name)); ok {
+		if fillable(class, k.Name) {
 			names = append(names, k.Name)
 		}
 	}
 	return names
+}
+
+// fillable reports whether a name from outside is one of the class's entries,
+// and no longer than names are. That of a version is none: it would be filled as
+// an entry of its own, with versions of its own, which no rule names.
+func fillable(class *rules.Class, full string) bool {
+	name := []byte(full)
+	_, ok := class.Captures(name)
+	return ok && len(name) <= coherence.MaxNameLen && len(class.Unversioned(name)) == len(name)
 }

@@ -145,7 +145,13 @@ func (l *Loader) Close() {
 // connect makes a connection of the loader's kind that is not of its pool, for
 // what outlives a load.
 func (l *Loader) connect(ctx context.Context) (*pgx.Conn, error) {
-	return pgx.ConnectConfig(ctx, l.pool.Config().ConnConfig.Copy())
+	cfg := l.pool.Config().ConnConfig.Copy()
+	// It may hold a lock for hours: a server whose peer has lost its power would
+	// otherwise find out after two.
+	cfg.RuntimeParams["tcp_keepalives_idle"] = "30"
+	cfg.RuntimeParams["tcp_keepalives_interval"] = "10"
+	cfg.RuntimeParams["tcp_keepalives_count"] = "3"
+	return pgx.ConnectConfig(ctx, cfg)
 }
 
 // Loaded are the values of some entries, each at the index of its name.

@@ -196,8 +196,8 @@ func (w *Warmer) LoadSnapshot(ctx context.Context, names []SnapshotName, progres
 				continue
 			}
 			full := set.FullName(n.Name)
-			if _, ok := set.Class(n.Class).Captures([]byte(full)); !ok {
-				r.refuse("name", 1) // the key's form is another now
+			if !fillable(set.Class(n.Class), full) {
+				r.refuse("name", 1) // the key's form is another now, or the file is nobody's
 				continue
 			}
 			byClass[n.Class] = append(byClass[n.Class], full)
