@@ -125,8 +125,18 @@ func (e *Class[T]) overtaken(h *coherence.Header, payload []byte, asked time.Dur
 	return sp
 }
 
-// agedEntry is what Redis holds of a value for which nobody vouches any more.
+// agedEntry is what Redis holds of a value for which nobody vouches any more. One
+// that an invalidation left says itself since when it is stale, but who wrote that
+// may have been behind: it counts no later than from when the master was known to
+// be good. Where that is unknown, nobody knows since when another may be wrong.
 func (e *Class[T]) agedEntry(h *coherence.Header, payload []byte, m *master) *spare[T] {
+	if h.State == coherence.StateStale {
+		sp := e.staleEntry(h, payload)
+		if good := m.knownGood(); sp != nil && good != 0 {
+			sp.since = min(sp.since, good)
+		}
+		return sp
+	}
 	sp := &spare[T]{meta: metaOf(h), since: m.knownGood()}
 	if sp.since == 0 || h.State != coherence.StateValue || e.c.now()-sp.since >= e.cl.staleCap {
 		return nil

@@ -29,7 +29,8 @@ const MaxStaleDefault = time.Minute
 // below 1 s ask much of the workers, whose pulse has a period of 200 ms. With a
 // log that can not be dated (a topic of Debezium, a reader that may not store
 // its era) nothing is ever known: a class with MaxStale is not served from the
-// cache then, and the default of one minute does not count.
+// cache then, and the default of one minute does not count; nor does it for the
+// 5 s at most that it takes to know something after the first date was seen.
 //
 // Nothing but durations by this process's monotonic clock is compared; see
 // docs/coherence.md, "How old may it be".
@@ -77,6 +78,9 @@ type vouching struct {
 	// dated says that the workers answer their pulses at all, looked that this
 	// was looked at.
 	dated, looked atomic.Bool
+	// patient is until when, by Client.now, the default bound waits for the first
+	// answer to be covered; 0 if there was one before the first look.
+	patient atomic.Int64
 	// strict says that Options.MaxStale was set.
 	strict bool
 	kick   chan struct{}
@@ -231,6 +235,10 @@ func (c *Client) look(ctx context.Context, least time.Duration) (well bool) {
 		return false
 	}
 	if proof.Err == nil {
+		if proof.Dated && v.looked.Load() && !v.dated.Load() {
+			v.patient.Store(int64(c.now() + firstAnswerWait))
+			v.wake()
+		}
 		v.dated.Store(proof.Dated)
 		v.dates.look(proof, began)
 		v.looked.Store(true)
@@ -285,7 +293,7 @@ func (v *vouching) learn(m *master, p *coherence.MasterProof, resets uint64) {
 
 // tell logs when a master begins and ceases to be distrusted.
 func (c *Client) tell(m *master, least time.Duration) {
-	if !c.vouching.dated.Load() {
+	if !c.vouching.dated.Load() || c.vouching.waitsFor(m, c.now()) {
 		return
 	}
 	silent := !m.vouched(c.now(), least)
@@ -339,7 +347,22 @@ func (c *Client) tooOld(cl *class, m *master, own time.Duration) bool {
 	if cl.maxStale <= 0 || m.vouched(now, cl.maxStale) || own > 0 && now-own < cl.maxStale {
 		return false
 	}
-	return cl.strict || c.vouching.dated.Load()
+	return cl.strict || c.vouching.dated.Load() && !c.vouching.waitsFor(m, now)
+}
+
+// firstAnswerWait bounds for how long the default bound does not count yet after
+// this Client saw the workers begin to answer. The answer is in Redis a moment
+// before the watermark that covers it, so nothing is known of any master in
+// between, and every read would be a load: of all clients at once, because
+// somebody started a worker. Until the first answer the default did not count
+// either, so nothing is served that would not have been served before it came. A
+// Client that finds an answer when it looks for the first time does not wait: the
+// worker may have been dead for a week.
+const firstAnswerWait = 5 * time.Second
+
+// waitsFor reports whether nothing is known of a master, yet.
+func (v *vouching) waitsFor(m *master, now time.Duration) bool {
+	return int64(now) < v.patient.Load() && m.knownGood() == 0
 }
 
 // knownGood is the last moment at which a master's value is known to have been
