@@ -18,7 +18,7 @@ import (
 // TTLDefault is the life of an entry whose class does not say.
 const TTLDefault = time.Hour
 
-// ErrOtherSource: the database is not the one that the log in Redis comes from.
+// ErrOtherSource says that the database is not the one that the log in Redis comes from.
 var ErrOtherSource = errors.New("database is not the recorded source")
 
 // Config holds what a Warmer needs. Store, Loader and Rules must be set.

@@ -156,11 +156,11 @@ func TestHTTPLoaderRefusesAnswers(t *testing.T) {
 		"too much": {answer: func(http.ResponseWriter) string { return `{"page:1": "` + strings.Repeat("x", answerMax) + `"}` }, want: "more than 64 MB"},
 		"redirection": {answer: func(w http.ResponseWriter) string {
 			w.Header().Set("Location", a.URL+"/elsewhere")
-			w.WriteHeader(307)
+			w.WriteHeader(http.StatusTemporaryRedirect)
 			return ""
 		}, want: "307"},
-		"not allowed": {answer: func(w http.ResponseWriter) string { w.WriteHeader(401); return "" }, want: "401"},
-		"busy":        {answer: func(w http.ResponseWriter) string { w.WriteHeader(503); return "" }, want: "503", repeats: true},
+		"not allowed": {answer: func(w http.ResponseWriter) string { w.WriteHeader(http.StatusUnauthorized); return "" }, want: "401"},
+		"busy":        {answer: func(w http.ResponseWriter) string { w.WriteHeader(http.StatusServiceUnavailable); return "" }, want: "503", repeats: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.answer = func(w http.ResponseWriter, _ []string) string { return c.answer(w) }

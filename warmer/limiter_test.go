@@ -74,7 +74,7 @@ func TestLimiterConcurrency(t *testing.T) {
 				running++
 				most = max(most, running)
 				mu.Unlock()
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) //nolint:forbidigo // in a bubble
 				mu.Lock()
 				running--
 				mu.Unlock()

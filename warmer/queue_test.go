@@ -28,8 +28,6 @@ type queued struct {
 	*bundle
 	*Queue
 	t *testing.T
-	// gate is held by a load of class slow while it is locked.
-	gate *pgx.Conn
 }
 
 func newQueued(t *testing.T, cfg QueueConfig) *queued {

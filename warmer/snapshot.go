@@ -28,7 +28,7 @@ const (
 	snapshotMax     = 10_000_000 // names
 )
 
-// ErrSnapshot: a file is no snapshot, is damaged, or is of another cache.
+// ErrSnapshot says that a file is no snapshot, is damaged, or is of another cache.
 var ErrSnapshot = errors.New("snapshot can not be used")
 
 // SnapshotHeader is the first line.
