@@ -34,9 +34,11 @@ func TestReloadOfAnIncludedFile(t *testing.T) {
 	l.ready()
 	c := openCache(t, rdb.URL(), "item")
 
+	raised := l.metric("lethe_raises_total")
 	rewrite(t, team, prices) // the included file alone
 	l.waitReloaded("done", 1)
-	for range 2 { // the first time it may go because the rule is new
+	l.waitRaised(raised)
+	for range 2 {
 		c.warm(itemName, "one, 10")
 		execute(t, database, `UPDATE prices SET price = price + 1`)
 		c.gone(itemName)
@@ -45,8 +47,10 @@ func TestReloadOfAnIncludedFile(t *testing.T) {
 		t.Error("the log does not say what the reload has changed")
 	}
 
+	raised = l.metric("lethe_raises_total")
 	rewrite(t, other, stock) // one that the pattern newly finds
 	l.waitReloaded("done", 2)
+	l.waitRaised(raised)
 	for range 2 {
 		c.warm(itemName, "one, 12, 5")
 		execute(t, database, `UPDATE stock SET n = n - 1`)
