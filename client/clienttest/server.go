@@ -18,6 +18,12 @@ import (
 type server struct {
 	mini *miniredis.Miniredis
 
+	// door is held to come in, and to close for good: a pool of connections
+	// dials in goroutines that its Close does not wait for, and a closed
+	// miniredis would start again for one of them.
+	door   sync.RWMutex
+	closed bool
+
 	mu    sync.Mutex
 	down  bool
 	deaf  bool // subscriptions are cut
@@ -38,6 +44,9 @@ func newServer() *server {
 }
 
 func (s *server) close() {
+	s.door.Lock()
+	s.closed = true
+	s.door.Unlock()
 	s.cut(func(*conn) bool { return true })
 	s.mini.Close()
 	s.pumps.Wait()
@@ -144,7 +153,9 @@ func (s *server) dial() *redis.Client {
 var errDown = errors.New("redis is down, says the test")
 
 func (s *server) connect() (net.Conn, error) {
-	if s.isDown() {
+	s.door.RLock()
+	defer s.door.RUnlock()
+	if s.closed || s.isDown() {
 		return nil, errDown
 	}
 	pipe, err := s.mini.Dial()
