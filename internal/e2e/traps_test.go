@@ -86,6 +86,13 @@ func TestServerTraps(t *testing.T) {
 			run(s)
 		}
 	}
+	if harness.Postgres(t).VersionNum() >= 180000 {
+		for i := range traps { // the log carries generated columns there: the damage is that of older servers
+			if traps[i].code == "L032" {
+				traps[i].entries[1].bad = kept
+			}
+		}
+	}
 	env := settingsFor(t, database, trapRules(traps, func(tr *trap) blocks { return tr.bad }))
 	rdb := harness.NewRedis(t, servers.RedisConfig{})
 	env["LETHE_REDIS_URL"] = rdb.URL()
