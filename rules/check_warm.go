@@ -2,7 +2,6 @@ package rules
 
 import (
 	"slices"
-	"strconv"
 )
 
 // warms finds what is to be filled and can not be, and warm-ups that nothing
@@ -45,10 +44,7 @@ func (c *checker) warmStatements() {
 			c.errorf(CodeStatement, w.sqlAt, "warm.sql: %s", info.Error)
 			continue
 		}
-		names := make([]string, len(info.Columns))
-		for i, col := range info.Columns {
-			names[i] = col.Name
-		}
+		names := info.columnNames()
 		for at, p := range class.Key.Placeholders() {
 			i := slices.Index(names, p)
 			if i < 0 {
@@ -60,17 +56,6 @@ func (c *checker) warmStatements() {
 		}
 	}
 	c.subject = subject{}
-}
-
-// Statement is load.sql with $1, $2, ... in place of its parameters, as a
-// database takes it: $n is Params[n-1], an array.
-func (l *Loader) Statement() string {
-	return param.ReplaceAllStringFunc(l.SQL, func(m string) string {
-		if i := slices.Index(l.Params, m[1:]); m[0] == '@' && i >= 0 {
-			return "$" + strconv.Itoa(i+1)
-		}
-		return m
-	})
 }
 
 // loadStatements holds what the database says of load.sql against what a value
@@ -90,10 +75,7 @@ func (c *checker) loadStatements() {
 			c.warn(CodeLoad, class.Load.pos, "correct the statement", "load.sql: %s; Lethe can not fill the entry", info.Error)
 			continue
 		}
-		var names []string
-		for _, col := range info.Columns {
-			names = append(names, col.Name)
-		}
+		names := info.columnNames()
 		missing := func(what string, t *Template) {
 			for _, column := range t.Columns() {
 				if !slices.Contains(names, column) {

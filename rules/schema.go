@@ -26,6 +26,14 @@ type StatementInfo struct {
 	Columns []ColumnInfo
 }
 
+func (i *StatementInfo) columnNames() []string {
+	names := make([]string, len(i.Columns))
+	for k := range i.Columns {
+		names[k] = i.Columns[k].Name
+	}
+	return names
+}
+
 // LookupInfo describes a rule's lookup.
 type LookupInfo struct {
 	// Refusal is why the database does not execute it; empty if it does.

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,4 +135,15 @@ func (s *Set) Statements() []string {
 		}
 	}
 	return out
+}
+
+// Statement is load.sql with $1, $2, ... in place of its parameters, as a
+// database takes it: $n is Params[n-1], an array.
+func (l *Loader) Statement() string {
+	return param.ReplaceAllStringFunc(l.SQL, func(m string) string {
+		if i := slices.Index(l.Params, m[1:]); m[0] == '@' && i >= 0 {
+			return "$" + strconv.Itoa(i+1)
+		}
+		return m
+	})
 }

@@ -120,8 +120,9 @@ func (p *pipeline) run(graceful, hurry context.Context) (err error) {
 }
 
 // stream runs reader, services and worker and stops them in this order: intake
-// and services, log, worker. Each is awaited before the next is stopped, so that nothing that was
-// taken is lost on the way and nothing is acknowledged that was not applied.
+// and services, log, worker. Each is awaited before the next is stopped, so
+// that nothing that was taken is lost on the way and nothing is acknowledged
+// that was not applied.
 func (p *pipeline) stream(graceful, hurry context.Context) error {
 	intake, stopIntake := context.WithCancel(graceful)
 	defer stopIntake()
