@@ -15,9 +15,10 @@ import (
 // Schedules keeps durably what is due at a time. It is safe for concurrent use.
 type Schedules interface {
 	// Put stores all that a batch brings, or nothing. For each of its Items it
-	// says whether the time has come already, by the database's clock: such an
-	// item is not stored, the caller invalidates at once. Whatever is stored of
-	// later changes stays as it is, so that a batch may be put again, and in
+	// says whether the time had come when the change was committed, by the
+	// database's clock: such an item is not stored, the caller invalidates at
+	// once. One whose time came since then is stored, and due. Whatever is stored
+	// of later changes stays as it is, so that a batch may be put again, and in
 	// any order.
 	Put(ctx context.Context, b ScheduleBatch) (due []bool, err error)
 }
@@ -50,6 +51,17 @@ type ScheduleItem struct {
 	// At is when Message is to be emitted; no Message: nothing is due.
 	At      time.Time
 	Message []byte
+	// Committed is when the change was committed, by the database's clock; zero
+	// where that is not known, as of a message outside a transaction.
+	//
+	// What is past by then may be invalidated at the place of the change: whoever
+	// read after the commit read after the time, too. What became past on the way
+	// to the worker may not. An entry that was read between the two is stamped
+	// above the change (another partition need only be quicker), so that an
+	// invalidation at the change's place is one that it seems to contain: L1 and
+	// entries that are kept would stay as they were before the time. It needs the
+	// message, whose place is above every stamp from before it.
+	Committed time.Time
 }
 
 // errNoSchedules makes a dead letter of what asks for a time.
@@ -97,7 +109,7 @@ func (l *lane) schedulable() error {
 }
 
 // schedule stores what the batch makes of schedules, before anything of it is
-// acknowledged, and adds to its targets what is due already.
+// acknowledged, and adds to its targets what was due already when it was committed.
 //
 // A change whose time the log does not carry has its table read, and since the
 // time may have come, its classes raised.
@@ -142,6 +154,9 @@ func (l *lane) scheduleBatch() (b ScheduleBatch, origin []int, err error) {
 	for i := range l.targets.Timed {
 		t := &l.targets.Timed[i]
 		item := ScheduleItem{Rule: ScheduleRule{ID: t.ID}, Key: string(t.Key), X: t.X, Ordinal: t.Ordinal, At: t.At}
+		if c := l.timed[i].Commit; c != nil {
+			item.Committed = c.Time
+		}
 		if t.Rule != nil {
 			item.Rule.Name = t.Rule.Name
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/coherence"
 	"github.com/lethe-cache/lethe/internal/harness"
 )
 
@@ -18,7 +19,7 @@ const saleRules = `
 version: 1
 namespace: %s
 entries:
-  product: {key: "product:{id}"}
+  product: {key: "product:{id}", keep: true}
 rules:
   - {name: sale ends, table: public.sales, keys: ["product:{product_id}"], tags: ["sale:{id}"], at: ends_at}
   - {name: other, table: public.things, keys: ["product:{id}"]}
@@ -63,7 +64,7 @@ func (s *schedules) Put(_ context.Context, b ScheduleBatch) ([]bool, error) {
 	s.batches = append(s.batches, b)
 	due := make([]bool, len(b.Items))
 	for i, it := range b.Items {
-		due[i] = it.Message != nil && !it.At.After(clock)
+		due[i] = it.Message != nil && !it.At.After(clock) && !it.At.After(it.Committed)
 	}
 	return due, nil
 }
@@ -252,5 +253,46 @@ func TestAtMessage(t *testing.T) {
 	w.settle()
 	w.wantState("product:1", "absent")
 	harness.Eventually(t, patience, harness.True("three are put", func() bool { return len(s.items()) == 3 }))
+	r.drain()
+}
+
+// A time that comes while the change is on its way to the worker: whoever read
+// in between has a stamp above the change, and what is invalidated at the
+// change's place stays. It is stored and fired, so that a message stands above
+// that stamp. What was past at the commit already needs none.
+func TestAtThatCameOnTheWay(t *testing.T) {
+	t.Parallel()
+	w, s := scheduleWorld(t)
+	r := w.ready()
+	c := w.nextCommit(saleRow(change.Insert, "1", "5", "2029-06-01 00:00:00+00"))
+	c[0].Commit.Time = time.Date(2029, 1, 1, 0, 0, 0, 0, time.UTC)
+	late := w.lsn
+	// Another partition is quicker: its worker has told a v past the change.
+	v := change.Position{Era: w.source.Era, LSN: w.lsn + 48}
+	if _, _, err := w.store.Broadcast(t.Context(), coherence.Message{Kind: coherence.KindEpoch, V: v}); err != nil {
+		t.Fatal(err)
+	}
+	w.cache("product:5", "on sale") // in the spring of 2029
+	w.hand(w.lsn+48, c)
+	w.settle()
+	w.wantState("product:5", "on sale") // what the place of the change can not reach
+	w.commit(saleRow(change.Insert, "2", "6", "2020-01-01 00:00:00+00"))
+	w.settle()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stored, past := 0, 0
+	for _, b := range s.batches {
+		for _, it := range b.Items {
+			if it.Message != nil && it.X.LSN == late && it.Committed.Before(it.At) {
+				stored++
+			}
+			if it.X.LSN == w.lsn && it.At.Before(it.Committed) {
+				past++
+			}
+		}
+	}
+	if stored != 1 || past != 1 {
+		t.Errorf("%d are known to have become due on the way, and %d to have been before; want one each: %+v", stored, past, s.batches)
+	}
 	r.drain()
 }

@@ -18,7 +18,10 @@
 // reason; what is pruned is so old that only a message too many could follow.
 //
 // What is due is decided once, by one reading of the database's clock: an item
-// is either past, and the caller invalidates, or stored, and fired later.
+// that was past when its change was committed is the caller's, who invalidates
+// at the place of the change; every other is stored and fired, at once if its
+// time came while the change was on its way (invalidator.ScheduleItem.Committed
+// says why that can not be done at the place of the change).
 //
 // A rule that is new to the deployment, and every raise that stands for changes
 // which the log did not tell, asks for a scan in the same Put, before the raise:
@@ -176,7 +179,8 @@ func (s *Store) Put(ctx context.Context, b invalidator.ScheduleBatch) (due []boo
 	}
 	due = make([]bool, len(b.Items))
 	for i := range b.Items {
-		due[i] = b.Items[i].Message != nil && !b.Items[i].At.After(now)
+		it := &b.Items[i]
+		due[i] = it.Message != nil && !it.At.After(now) && !it.At.After(it.Committed)
 	}
 	if err := s.put(ctx, b, now, due); err != nil {
 		return nil, fmt.Errorf("store schedules: %w", err)

@@ -79,14 +79,16 @@ func TestServerTruncate(t *testing.T) {
 	}
 }
 
-// What is past is the caller's, and is not fired besides; of what is to come the
-// caller hears nothing.
+// What was past at the commit is the caller's, and is not fired besides; of what
+// is to come the caller hears nothing.
 func TestServerDue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	s := w.store("a")
 	now := w.now()
-	got := w.put(s, item("past", 0x10, now.Add(-time.Hour), "p"), item("future", 0x10, now.Add(time.Hour), "f"), item("gone", 0x10, time.Time{}, ""))
+	past, gone := item("past", 0x10, now.Add(-time.Hour), "p"), item("gone", 0x10, time.Time{}, "")
+	past.Committed, gone.Committed = now.Add(-time.Minute), now.Add(-time.Minute)
+	got := w.put(s, past, item("future", 0x10, now.Add(time.Hour), "f"), gone)
 	if got != "[true false false]" {
 		t.Errorf("due %s, want the past one", got)
 	}
@@ -95,6 +97,30 @@ func TestServerDue(t *testing.T) {
 	}
 	if got := w.state("a", "past"); got != "10 -" {
 		t.Errorf("past: %s, want 10 -", got)
+	}
+}
+
+// What became past on the way to the worker is fired: an entry that was read in
+// between is stamped above the change, and only a message stands above it. The
+// same of a change of which nobody knows when it was committed, and of one from
+// a database whose clock was set back since.
+func TestServerDueSinceTheCommit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.store("a")
+	now := w.now()
+	late, unknown, ahead := item("late", 0x10, now.Add(-time.Minute), "late"), item("unknown", 0x10, now.Add(-time.Minute), "unknown"), item("ahead", 0x10, now.Add(time.Hour), "ahead")
+	late.Committed, ahead.Committed = now.Add(-time.Hour), now.Add(2*time.Hour)
+	if got := w.put(s, late, unknown, ahead); got != "[false false false]" {
+		t.Errorf("due %s, want none", got)
+	}
+	if n, err := s.Fire(t.Context()); n != 2 || err != nil {
+		t.Errorf("fired %d (%v), want two", n, err)
+	}
+	got := w.messages()
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"late", "unknown"}) {
+		t.Errorf("messages %q, want those of what is past", got)
 	}
 }
 
