@@ -27,6 +27,13 @@ func wantCommand(t *testing.T, env map[string]string, code int, want []string, a
 	return out
 }
 
+// settled returns when all that is in the log now has been applied to the Redis
+// of env: changes, and the raises that a reader put before them.
+func settled(t *testing.T, env map[string]string) {
+	t.Helper()
+	wantCommand(t, env, 0, []string{"applied everywhere"}, "invalidate", "--key", "settled", "--wait")
+}
+
 // TestExplainCommand: from flags and SQL, and from a slot that is being read,
 // which goes on as if nobody had looked.
 func TestExplainCommand(t *testing.T) {

@@ -38,7 +38,8 @@ func TestReaderAndWorkersApart(t *testing.T) {
 	}
 	reader.ready()
 	for i, w := range workers {
-		w.ready()
+		w.ready() // and goes on to apply what the reader put into the topic since
+		settled(t, envs[i])
 		caches[i].warm(itemName, "one")
 	}
 	execute(t, database, `UPDATE items SET name = 'two' WHERE id = 1`)

@@ -140,7 +140,10 @@ func (l *lethe) stop() {
 	}
 }
 
-// ready waits until /readyz answers 200.
+// ready waits until /readyz answers 200 and no raise of the start is due any
+// more. Such a raise waits for transactions of any database of the server, which
+// are those of the tests beside this one, and after ten seconds /readyz answers
+// 200 without it; it would forget what the test fills then.
 func (l *lethe) ready() {
 	l.t.Helper()
 	harness.Eventually(l.t, 60*time.Second, func() error {
@@ -155,6 +158,9 @@ func (l *lethe) ready() {
 		}
 		if code != http.StatusOK {
 			return fmt.Errorf("readyz answers %d: %s", code, body)
+		}
+		if strings.Contains(body, "raise_due_") {
+			return fmt.Errorf("a raise is due: %s", body)
 		}
 		return nil
 	})

@@ -122,6 +122,7 @@ func TestLookup(t *testing.T) {
 	warm(7)
 	execute(t, database, `INSERT INTO reviews (product_id, score) VALUES (1, 0)`)
 	c.gone(category(7))
+	settled(t, env) // the letter is written after its raise
 	if got := answerOf(t, database, `SELECT string_agg(DISTINCT reason || ' ' || table_name, ',') FROM lethe.dead_letters`); got != "lookup public.reviews" {
 		t.Errorf("dead letters %q", got)
 	}

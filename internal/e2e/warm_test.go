@@ -104,6 +104,7 @@ func TestWarmAtTheStart(t *testing.T) {
 	next := start(t, env, "run")
 	next.ready()
 	execute(t, database, `UPDATE items SET name = 'changed since'`)
+	settled(t, env) // else it refuses the fills that it overlaps
 	printed(t, env, 0, []string{"warm", "--load", file}, "item   done   100   100")
 	other, err := redis.ParseURL(fresh.URL())
 	if err != nil {
