@@ -58,6 +58,11 @@ func TestDebeziumTopic(t *testing.T) {
 		return err
 	})
 	l.ready()
+	// What came after the source: an update that is still being applied refuses
+	// the fill.
+	harness.Eventually(t, 30*time.Second, harness.True("the first update is applied", func() bool {
+		return l.metric("lethe_invalidations_total", `rule="item"`) >= 1
+	}))
 	c.warm(itemName, "uno")
 	update("dos")
 	c.gone(itemName)

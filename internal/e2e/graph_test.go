@@ -60,6 +60,7 @@ func TestDeclaredDependencies(t *testing.T) {
 			}
 			follow := func(when string, followed bool) {
 				t.Helper()
+				settled(t, env) // no raise is on its way to a worker any more
 				for _, id := range ids {
 					pages.warmAgain(pageOf(id), when)
 					items.warmAgain(itemOf(id), when)

@@ -328,9 +328,12 @@ func TestRewarmUnderWriteStorm(t *testing.T) {
 	if most := rate*elapsed + rate/10 + others + 1; loads > most {
 		t.Errorf("%.0f entries loaded in %.1f s, the rate is %d", loads, elapsed, rate)
 	}
-	if soft := stats["soft"]; soft.Loaded != first.Loaded || soft.Failed != 0 {
+	// Where nobody vouched for a while, as on a machine that stood still, a read
+	// has to wait.
+	soft := stats["soft"]
+	if waited, unvouched := soft.Loaded-first.Loaded, soft.Untrusted-first.Untrusted; waited > unvouched || soft.Failed != 0 {
 		t.Errorf("%d reads waited for a load where a stale value may be served (%d because nobody vouched), %d failed",
-			soft.Loaded-first.Loaded, soft.Untrusted-first.Untrusted, soft.Failed)
+			waited, unvouched, soft.Failed)
 	}
 	if rewarmed == 0 || stats["soft"].Stale == 0 || valid == 0 {
 		t.Errorf("%.0f entries were filled again, %d reads served stale, %d looks found a value: the test shows nothing", rewarmed, stats["soft"].Stale, valid)

@@ -39,7 +39,7 @@ func TestWrongPassword(t *testing.T) {
 	}))
 	for _, command := range []string{"run", "doctor", "migrate", "check"} {
 		l := start(t, env, command)
-		if code := l.wait(5 * time.Second); code != 1 {
+		if code := l.wait(30 * time.Second); code != 1 {
 			t.Errorf("%s: exit code %d, want 1", command, code)
 		}
 		if out := l.output.String(); !strings.Contains(out, "28P01") || !strings.Contains(out, "guarded") {
