@@ -92,6 +92,11 @@ func newBundle(t *testing.T) *bundle {
 	_, err = b.store.SetSource(t.Context(), b.source)
 	check(err)
 	b.cfg = Config{Store: b.store, Cache: OnRedis(b.rdb), Plan: plan, Loader: loader, Batch: 7, Wait: 20 * time.Second}
+	var ids []uint64
+	for _, u := range b.set.Units() {
+		ids = append(ids, u.ID)
+	}
+	check(b.store.WriteRules(t.Context(), coherence.PartitionStep, ids, true))
 	b.applied(t.Context())
 	return b
 }

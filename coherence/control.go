@@ -18,6 +18,12 @@ const namespaceClass = "*"
 // of the classes and of "*", v, w, open purges, named classes, the last
 // broadcast and the end of the stream.
 func (s *Store) Control(ctx context.Context, classes ...string) (*ControlState, error) {
+	return s.control(ctx, classes, nil)
+}
+
+// control is Control, with one more command of the control data behind it, on
+// the same connection.
+func (s *Store) control(ctx context.Context, classes []string, behind redis.Cmder) (*ControlState, error) {
 	l := s.layout
 	if !slices.Contains(classes, namespaceClass) {
 		classes = append(slices.Clone(classes), namespaceClass)
@@ -29,7 +35,11 @@ func (s *Store) Control(ctx context.Context, classes ...string) (*ControlState, 
 		keys = append(keys, l.Control("class:"+c))
 	}
 	c := redis.NewSliceCmd(ctx, s.evalArgs(scriptControl, "", keys)...)
-	if err := s.do(ctx, []unit{{key: keys[0], cmds: []redis.Cmder{c}}}); err != nil {
+	cmds := []redis.Cmder{c}
+	if behind != nil {
+		cmds = append(cmds, behind)
+	}
+	if err := s.do(ctx, []unit{{key: keys[0], cmds: cmds}}); err != nil {
 		return nil, fmt.Errorf("read control: %w", err)
 	}
 	state, err := parseControl(c.Val(), classes)

@@ -50,6 +50,7 @@ var (
 	scriptBroadcast = loadScript("broadcast")
 	scriptControl   = loadScript("control")
 	scriptFill      = loadScript("fill")
+	scriptFollowed  = loadScript("followed")
 	scriptHeader    = loadScript("header")
 	scriptHeartbeat = loadScript("heartbeat")
 	scriptHot       = loadScript("hot")
@@ -59,6 +60,7 @@ var (
 	scriptPrune     = loadScript("prune")
 	scriptRegister  = loadScript("register")
 	scriptRestore   = loadScript("restore")
+	scriptRules     = loadScript("rules")
 	scriptSeed      = loadScript("seed")
 	scriptSeedMark  = loadScript("seedmark")
 	scriptSource    = loadScript("source")
@@ -66,8 +68,8 @@ var (
 	scriptWatermark = loadScript("watermark")
 
 	allScripts = []*script{
-		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptHeader, scriptHeartbeat, scriptHot, scriptKeep, scriptLease, scriptObserved, scriptPrune,
-		scriptRegister, scriptRestore, scriptSeed, scriptSeedMark, scriptSource, scriptTable, scriptWatermark,
+		scriptBegin, scriptBroadcast, scriptControl, scriptFill, scriptFollowed, scriptHeader, scriptHeartbeat, scriptHot, scriptKeep, scriptLease, scriptObserved, scriptPrune,
+		scriptRegister, scriptRestore, scriptRules, scriptSeed, scriptSeedMark, scriptSource, scriptTable, scriptWatermark,
 	}
 )
 

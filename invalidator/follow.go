@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/coherence"
@@ -21,6 +22,8 @@ type followed struct {
 	// told when the batch that ends at due is done, with its walks.
 	unnoted bool
 	due     int64
+	// told says that Redis was told, for the first time since the lane began.
+	told bool
 }
 
 // noted is what Redis tells of a lane's rules, as far as this process knows. A
@@ -28,6 +31,9 @@ type followed struct {
 type noted struct {
 	mu  sync.Mutex // held during a write, so that the last one is the latest
 	ids []uint64
+	// begun says that the lane works, stands that what it works by was noted
+	// once, by whomever.
+	begun, stands atomic.Bool
 }
 
 // recall reads by which rules the partition was worked on before this process.
@@ -49,6 +55,9 @@ func (l *lane) recall(ctx context.Context, applied bool) error {
 		}
 		for _, id := range ids {
 			l.follows.known[id] = true
+		}
+		if found && !slices.ContainsFunc(l.unitIDs(), func(id uint64) bool { return !l.follows.known[id] }) {
+			l.noted.stands.Store(true) // as it was left by whoever worked by the same
 		}
 		return nil
 	})
@@ -75,8 +84,10 @@ func (l *lane) unitIDs() []uint64 {
 //
 // What is no rule any more is struck off in Redis first: from this batch on
 // changes are not looked at with it, and whoever works by it again, after a
-// crash too, has to raise it.
+// crash too, has to raise it. Whoever fills entries by it, in another process,
+// sees that too (warmer, errRules).
 func (l *lane) follow(ctx context.Context) error {
+	l.noted.begun.Store(true)
 	before := l.rules
 	l.refresh()
 	if l.rules == before && l.follows.current {
@@ -127,7 +138,7 @@ func (l *lane) strike(ctx context.Context, units []rules.Unit) error {
 	if struck == 0 {
 		return nil
 	}
-	return l.w.retry(ctx, "note rules", func(ctx context.Context) error { return l.note(ctx, kept) })
+	return l.w.retry(ctx, "note rules", func(ctx context.Context) error { return l.note(ctx, kept, false) })
 }
 
 // followed says that what the rules newly touch was raised with the batch.
@@ -135,7 +146,7 @@ func (l *lane) followed() {
 	if l.follows.current {
 		return
 	}
-	l.follows = followed{known: map[uint64]bool{}, current: true, unnoted: true, due: l.batch.offset}
+	l.follows = followed{known: map[uint64]bool{}, current: true, unnoted: true, due: l.batch.offset, told: l.follows.told}
 	for _, id := range l.unitIDs() {
 		l.follows.known[id] = true
 	}
@@ -152,20 +163,21 @@ func (l *lane) noteRules(ctx context.Context, done int64) {
 	for id := range l.follows.known {
 		ids = append(ids, id)
 	}
-	if err := l.note(ctx, ids); err != nil {
+	if err := l.note(ctx, ids, !l.follows.told); err != nil {
 		// With the next batch again. Whoever starts before raises once more:
 		// too much, not too little.
 		l.w.log.WarnContext(ctx, "note by which rules a partition is worked on", "partition", l.p.ID(), "error", err)
 		return
 	}
-	l.follows.unnoted = false
+	l.follows.unnoted, l.follows.told = false, true
+	l.noted.stands.Store(true)
 }
 
 // note tells Redis.
-func (l *lane) note(ctx context.Context, ids []uint64) error {
+func (l *lane) note(ctx context.Context, ids []uint64, first bool) error {
 	l.noted.mu.Lock()
 	defer l.noted.mu.Unlock()
-	if err := l.w.store.WriteRules(ctx, l.field, ids); err != nil {
+	if err := l.w.store.WriteRules(ctx, l.field, ids, first); err != nil {
 		return err
 	}
 	l.noted.ids = ids
@@ -180,5 +192,5 @@ func (l *lane) renote(ctx context.Context) error {
 	if l.noted.ids == nil {
 		return nil // nothing is there, or not yet read
 	}
-	return l.w.store.WriteRules(ctx, l.field, l.noted.ids)
+	return l.w.store.WriteRules(ctx, l.field, l.noted.ids, false)
 }

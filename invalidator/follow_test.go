@@ -1,6 +1,7 @@
 package invalidator
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -209,6 +210,83 @@ func TestReloadStrikesOffBeforeItWorks(t *testing.T) {
 	w.commit(update("loose", "7"))
 	w.settle()
 	w.wantState("kept:1", "dead")
+}
+
+// Whoever fills entries by rules can see whether the workers follow them: not
+// before what they newly touch has been raised, and not any more once a worker
+// with others has taken over.
+func TestFillersSeeWhichRulesAreFollowed(t *testing.T) {
+	t.Parallel()
+	w, take := follows(t)
+	unitsOf := func(class string) []uint64 {
+		set := w.cfg.Rules().Plan.Set()
+		return set.UnitsOf(set.Class(class))
+	}
+	followed := func(ids []uint64) bool {
+		f, err := w.store.Followed(context.WithoutCancel(t.Context()))
+		if err != nil {
+			t.Error(err)
+		}
+		return err == nil && f.All(ids)
+	}
+	var atRaise atomic.Pointer[func()]
+	hook := func(k *Worker) {
+		k.hook = func(step string) {
+			if f := atRaise.Load(); f != nil && step == "raise" {
+				(*f)()
+			}
+		}
+	}
+	old, product := unitsOf("kept"), unitsOf("product")
+	if followed(old) {
+		t.Fatal("followed before anybody works")
+	}
+	r := w.ready(hook)
+	if !followed(old) || !followed(product) {
+		t.Fatal("not followed by a worker that is ready")
+	}
+	take(newRule...)
+	next := unitsOf("kept")
+	raised := 0
+	look := func() {
+		raised++
+		if followed(next) {
+			t.Error("followed before what is new is raised: what is filled now is from before it")
+		}
+		if !followed(product) {
+			t.Error("a class that the reload does not touch can not be filled meanwhile")
+		}
+	}
+	atRaise.Store(&look)
+	w.commit(update("loose", "7"))
+	w.settle()
+	atRaise.Store(nil)
+	if raised == 0 || !followed(next) {
+		t.Errorf("%d raises; followed after them: %v", raised, followed(next))
+	}
+	// An older worker takes over, as it may in a deployment that is half done.
+	w.cache("kept:1", "by the new rules")
+	take()
+	r.stop()
+	r.wait()
+	w.newLog()
+	r = w.ready(hook)
+	if followed(next) || !followed(old) {
+		t.Error("an older worker works, and what is filled by the newer rules is not refused")
+	}
+	// And the newer one again: what was filled between is forgotten.
+	w.cache("kept:1", "by the old rules")
+	take(newRule...)
+	r.stop()
+	r.wait()
+	w.newLog()
+	w.ready(hook)
+	w.commit(update("loose", "7"))
+	w.settle()
+	w.wantState("kept:1", "dead")
+	if !followed(next) {
+		t.Error("not followed by the worker that came back")
+	}
 }
 
 // A Redis that comes back with an earlier state is told again by which rules it

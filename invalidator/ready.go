@@ -16,8 +16,14 @@ func (w *Worker) Unready() []string {
 		why = append(why, "no partition is worked on")
 	}
 	for _, l := range lanes {
-		if l.past.Load() == nil {
+		switch {
+		case l.past.Load() == nil:
 			why = append(why, fmt.Sprintf("partition %d has not started", l.p.ID()))
+		case l.noted.begun.Load() && !l.noted.stands.Load():
+			// Until then nothing is filled by rules. With its first batch it
+			// is noted; after a reload it takes as long again, which is no
+			// reason to send nobody here.
+			why = append(why, fmt.Sprintf("partition %d has not told by which rules it is worked on", l.p.ID()))
 		}
 	}
 	switch {

@@ -232,3 +232,46 @@ func TestReachThroughForms(t *testing.T) {
 		}
 	}
 }
+
+// Who fills entries by the file alone finds its units with workers that have
+// read the table too, however many rows that has.
+func TestUnitsOfClass(t *testing.T) {
+	t.Parallel()
+	text := declaredRules + "  - {of: \"user:{id}\", also: [\"feed:{id}\"], when: \"depth == 0\"}\n"
+	file := parseSet(t, text)
+	for _, rows := range []int{1, 2000} {
+		list := make([]rules.Edge, rows)
+		for i := range list {
+			list[i] = rules.Edge{ID: int64(i + 1), Of: fmt.Sprint("user:", i), Also: []string{fmt.Sprint("profile:", i)}}
+		}
+		worked, _ := file.WithEdges(list)
+		there := map[uint64]bool{}
+		for _, u := range worked.Units() {
+			there[u.ID] = true
+		}
+		for _, c := range file.Entries {
+			ids := file.UnitsOf(c)
+			if len(ids) == 0 {
+				t.Errorf("no unit touches %s, not even its own", c.Name)
+			}
+			for _, id := range ids {
+				if !there[id] {
+					t.Errorf("%d rows: a unit of %s is not among those of the workers", rows, c.Name)
+				}
+			}
+			if got := worked.UnitsOf(worked.Class(c.Name)); len(got) < len(ids) {
+				t.Errorf("%d rows: %d units of %s, %d without rows", rows, len(got), c.Name, len(ids))
+			}
+		}
+		// A row is nobody's who fills: the table changes all the time.
+		more, _ := file.WithEdges(append(list, rules.Edge{ID: 1 << 40, Of: "user:x", Also: []string{"profile:x"}}))
+		if a, b := worked.UnitsOf(worked.Class("profile")), more.UnitsOf(more.Class("profile")); !slices.Equal(a, b) {
+			t.Errorf("%d rows: one more row changes the units of profile: %d, %d", rows, len(a), len(b))
+		}
+	}
+	// Another tag is another way to find the entries of this class, and of no other.
+	tagged := parseSet(t, strings.Replace(text, "profile: {key: \"profile:{id}\"", "profile: {tags: [\"who:{id}\"], key: \"profile:{id}\"", 1))
+	if slices.Equal(tagged.UnitsOf(tagged.Class("profile")), file.UnitsOf(file.Class("profile"))) {
+		t.Error("another tag does not change the units of profile")
+	}
+}

@@ -21,6 +21,8 @@ type Unit struct {
 	// All says that others may be among them, since clients may name any tag.
 	Classes []*Class
 	All     bool
+	// Declared says that rows of lethe.dependencies say it, not the file.
+	Declared bool
 	// Timed is the rule if it has At: what it would have scheduled before has to
 	// be read from its table.
 	Timed *Rule
@@ -30,22 +32,43 @@ type Unit struct {
 // the order of the file.
 func (s *Set) Units() []Unit {
 	var out []Unit
-	add := func(what string, classes []*Class, all bool, parts ...string) {
-		out = append(out, Unit{ID: unitID(parts), What: what, Classes: classes, All: all})
-	}
 	for _, r := range s.Rules {
 		out = append(out, s.unitOf(r))
 	}
 	for _, c := range s.Entries {
-		add(fmt.Sprintf("entry %q", c.Name), []*Class{c}, false, "entry", c.Name, c.Key.String(), c.Mode.String(),
-			fmt.Sprint(c.Versions), strings.Join(texts(c.Tags), "\x00"))
+		out = append(out, Unit{What: fmt.Sprintf("entry %q", c.Name), Classes: []*Class{c}, ID: unitID([]string{
+			"entry", c.Name, c.Key.String(), c.Mode.String(), fmt.Sprint(c.Versions), strings.Join(texts(c.Tags), "\x00"),
+		})})
 	}
-	if len(s.Dependencies) > unitsOfDependencies {
-		return append(out, s.bundles()...)
+	rows := 0
+	for _, d := range s.Dependencies {
+		if d.ID != 0 {
+			rows++
+		}
 	}
 	for _, d := range s.Dependencies {
+		if d.ID != 0 && rows > unitsOfDependencies {
+			continue
+		}
 		classes, all := s.reachedBy(d)
-		add(fmt.Sprintf("dependency of %q", d.Of), classes, all, d.identity()...)
+		out = append(out, Unit{What: fmt.Sprintf("dependency of %q", d.Of), Classes: classes, All: all, ID: unitID(d.identity()), Declared: d.ID != 0})
+	}
+	if rows > unitsOfDependencies {
+		out = append(out, s.bundles()...)
+	}
+	return out
+}
+
+// UnitsOf returns the identities of the units by which changes invalidate the
+// entries of a class, and of that which says what these are called and tagged:
+// those of which a reload would raise it. Without what rows of lethe.dependencies
+// declare, since what fills entries need not have read them.
+func (s *Set) UnitsOf(class *Class) []uint64 {
+	var out []uint64
+	for _, u := range s.Units() {
+		if !u.Declared && (u.All || slices.Contains(u.Classes, class)) {
+			out = append(out, u.ID)
+		}
 	}
 	return out
 }
@@ -79,12 +102,13 @@ func (d *Dependency) identity() []string {
 	return parts
 }
 
-// unitsOfDependencies is how many dependencies are a unit each. Of more, which
-// only a table holds, bundles are: what every partition notes, and compares at
-// every change of the rules, must not grow with them.
+// unitsOfDependencies is how many rows of lethe.dependencies are a unit each. Of
+// more bundles are: what every partition notes, and compares at every change of
+// the rules, must not grow with them. What the file says is never among them: it
+// has to be known again by who has not read the table.
 const unitsOfDependencies = 1000
 
-// bundles are the dependencies as so many units, by what they start from. One
+// bundles are the declared dependencies as so many units, by what they start from. One
 // that is new changes its bundle, and so forgets what any dependency can reach:
 // more than it could.
 func (s *Set) bundles() []Unit {
@@ -93,6 +117,9 @@ func (s *Set) bundles() []Unit {
 	all := false
 	among := map[*Class]bool{}
 	for _, d := range s.Dependencies {
+		if d.ID == 0 {
+			continue
+		}
 		h := fnv.New64a()
 		for _, p := range d.identity() {
 			fmt.Fprintf(h, "%d:%s", len(p), p)
@@ -119,7 +146,7 @@ func (s *Set) bundles() []Unit {
 		}
 		h := fnv.New64a()
 		fmt.Fprintf(h, "dependencies:%d:%d:%x", n, counts[n], sums[n])
-		out = append(out, Unit{ID: h.Sum64(), What: fmt.Sprintf("%d dependencies", counts[n]), Classes: classes, All: all})
+		out = append(out, Unit{ID: h.Sum64(), What: fmt.Sprintf("%d dependencies", counts[n]), Classes: classes, All: all, Declared: true})
 	}
 	return out
 }

@@ -39,6 +39,9 @@ type Config struct {
 type Warmer struct {
 	cfg    Config
 	leases leases
+	units  unitsOf
+	// hook is called between two steps, by name; tests let things happen in it.
+	hook func(step string)
 }
 
 // New makes a Warmer.
@@ -62,7 +65,7 @@ func New(cfg Config) (*Warmer, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
-	return &Warmer{cfg: cfg, leases: newLeases()}, nil
+	return &Warmer{cfg: cfg, leases: newLeases(), hook: func(string) {}}, nil
 }
 
 // Options say which entries Fill leaves alone. The zero Options load and store
@@ -242,6 +245,13 @@ func (f *fate) worsen(kind fateKind, reason string) {
 	}
 }
 
+// ErrOtherRules says that not every partition of the log is worked on by the
+// rules of this process, as far as they touch the class: a process with other
+// rules is among the workers, or is about to follow a reload. What is filled
+// would be registered under tags that those may not purge, and hold what they do
+// not look at (docs/coherence.md, "Fillers with other rules").
+var ErrOtherRules = errors.New("the workers do not follow the rules of this process")
+
 // errGone: a reload took the class, or its loader.
 var errGone = errors.New("class is gone, or has no loader")
 
@@ -261,7 +271,7 @@ func (w *Warmer) fill(ctx context.Context, name string, names []string, h how) (
 			permit.Done(rows, took, failed)
 		}
 	}()
-	control, err := w.cfg.Store.Control(ctx, name)
+	control, followed, err := w.cfg.Store.ControlFollowed(ctx, name)
 	if err != nil {
 		return r, nil, err
 	}
@@ -277,6 +287,14 @@ func (w *Warmer) fill(ctx context.Context, name string, names []string, h how) (
 	if control.Source.Era == 0 {
 		return r, nil, coherence.ErrNoSource
 	}
+	// The workers' rules were read behind the generation, so what they follow
+	// from now on and not yet then comes with a raise that this one does not
+	// survive.
+	units := w.units.of(set, class)
+	if !followed.All(units) {
+		return r, nil, w.otherRules(class, len(names))
+	}
+	w.hook("controlled")
 	b := batch{w: w, class: class, names: names, how: h, known: control.Known(class.Name), fates: make([]fate, len(names))}
 	if h.standby {
 		if err := b.behind(ctx); err != nil {
@@ -287,6 +305,17 @@ func (w *Warmer) fill(ctx context.Context, name string, names []string, h how) (
 		return r, nil, err
 	}
 	defer b.giveBack(ctx)
+	if class.Mode == rules.Plain {
+		// A plain value has no generation. What a raise has of it is the walk,
+		// which takes the tickets that are there when it begins: so the rules
+		// must be those of the workers once the ticket stands.
+		if followed, err = w.cfg.Store.Followed(ctx); err != nil {
+			return r, nil, err
+		}
+		if !followed.All(units) {
+			return r, nil, w.otherRules(class, len(names))
+		}
+	}
 	if wanted := b.wanted(); len(wanted) > 0 {
 		rows = len(wanted)
 		start := time.Now()

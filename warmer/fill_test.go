@@ -95,12 +95,31 @@ func newBundleOn(t *testing.T, cfg LoaderConfig) *bundle {
 	return b
 }
 
+// follow lets the one partition of the log be worked on by the bundle's rules.
+func (b *bundle) follow(t testing.TB) {
+	t.Helper()
+	b.followed(t, b.Warmer.cfg.Rules().Set())
+}
+
+// followed lets it be worked on by a set.
+func (b *bundle) followed(t testing.TB, set *rules.Set) {
+	t.Helper()
+	var ids []uint64
+	for _, u := range set.Units() {
+		ids = append(ids, u.ID)
+	}
+	if err := b.store.WriteRules(t.Context(), coherence.PartitionStep, ids, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // record writes the source, seeds, and lets v stand at the insert LSN.
 func (b *bundle) record(t *testing.T) {
 	t.Helper()
 	if _, err := b.store.SetSource(t.Context(), b.source); err != nil {
 		t.Fatal(err)
 	}
+	b.follow(t)
 	lsn, err := b.loader.InsertLSN(t.Context(), b.source)
 	if err != nil {
 		t.Fatal(err)
@@ -221,6 +240,7 @@ func TestFillChecksTheSource(t *testing.T) {
 		t.Errorf("without a source: %v, want ErrNoSource", err)
 	}
 	b.source.SystemID++
+	b.follow(t)
 	if _, err := b.store.SetSource(t.Context(), b.source); err != nil {
 		t.Fatal(err)
 	}

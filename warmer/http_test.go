@@ -63,6 +63,7 @@ func webBundle(t *testing.T) (*bundle, *application) {
 		t.Fatal(err)
 	}
 	b.Warmer.cfg.Rules = planOf(plan)
+	b.follow(t)
 	b.loader.web.env = func(name string) string { return map[string]string{"SECRET": "s3cret"}[name] }
 	return b, a
 }
@@ -231,6 +232,7 @@ entries:
 		t.Fatal(err)
 	}
 	b.Warmer.cfg.Rules = planOf(plan)
+	b.follow(t)
 	b.fillOK(t, "a", Options{Prefetch: true}, Result{Stored: 2}, "a:1", "a:2")
 	for name, want := range map[string]int64{"a:1": 1, "b:1": 1, "b:2": 1, "c:1": 0, "x:1": 0, "b:3": 0} {
 		if n := b.rdb.Exists(t.Context(), b.set.FullName(name)).Val(); n != want {

@@ -73,6 +73,7 @@ func TestFillTakesTheRulesOfItsGeneration(t *testing.T) {
 	if _, err := b.store.Raise(t.Context(), coherence.RaiseRequest{Classes: []string{"product"}, Cause: "reload"}); err != nil {
 		t.Fatal(err)
 	}
+	b.follow(t)
 	taken.Done(0, 0, false)
 	if o := <-done; o.err != nil || o.r.Stored != 1 {
 		t.Fatalf("Fill = %+v, %v", o.r, o.err)

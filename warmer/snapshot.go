@@ -203,7 +203,7 @@ func (w *Warmer) LoadSnapshot(ctx context.Context, names []SnapshotName, progres
 			byClass[n.Class] = append(byClass[n.Class], full)
 		}
 		for class, list := range byClass {
-			got, err := w.Fill(ctx, class, list, Options{IfAbsent: true})
+			got, err := w.fillSoon(ctx, class, list, Options{IfAbsent: true})
 			of(class).Result.add(got)
 			if err != nil {
 				return results, err

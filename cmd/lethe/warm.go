@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/lethe-cache/lethe/coherence"
@@ -134,6 +135,7 @@ func (w *warmCommand) open(ctx context.Context) error {
 		if errs := set.Check(schema).Errors(); len(errs) > 0 {
 			return errs
 		}
+		set = w.withRows(ctx, set)
 	}
 	store, err := coherence.Dial(ctx, w.p.settings.RedisURL, coherence.Options{Namespace: set.Namespace, Logger: w.p.log})
 	if err != nil {
@@ -149,6 +151,28 @@ func (w *warmCommand) open(ctx context.Context) error {
 	}
 	w.set, w.store = set, store
 	return nil
+}
+
+// withRows is the set with the dependencies that rows declare, as the workers
+// have it: rules that touch an entry by way of those must be theirs too. What can
+// not be read is left out, since it does not say what is loaded or how it is
+// called.
+func (w *warmCommand) withRows(ctx context.Context, set *rules.Set) *rules.Set {
+	d, err := openDatabase(w.p.settings.PostgresURL, w.p.log)
+	if err == nil {
+		defer d.close()
+		err = d.withConn(ctx, func(conn *pgx.Conn) error {
+			rows, err := readEdges(ctx, conn, set.Namespace)
+			if err == nil {
+				set, _ = set.WithEdges(rows)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		w.p.log.Warn("lethe.dependencies can not be read, warming without it", "error", err)
+	}
+	return set
 }
 
 // warmed is one row of the result.
