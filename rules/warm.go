@@ -139,11 +139,19 @@ func (s *Set) Statements() []string {
 
 // Statement is load.sql with $1, $2, ... in place of its parameters, as a
 // database takes it: $n is Params[n-1], an array.
-func (l *Loader) Statement() string {
+func (l *Loader) Statement() string { return l.Typed(nil) }
+
+// Typed is Statement with parameters that say what they are arrays of, for where
+// the database can not see it: types has a name of a type for each of Params.
+func (l *Loader) Typed(types []string) string {
 	return param.ReplaceAllStringFunc(l.SQL, func(m string) string {
-		if i := slices.Index(l.Params, m[1:]); m[0] == '@' && i >= 0 {
+		i := slices.Index(l.Params, m[1:])
+		switch {
+		case m[0] != '@' || i < 0:
+			return m
+		case types == nil:
 			return "$" + strconv.Itoa(i+1)
 		}
-		return m
+		return "($" + strconv.Itoa(i+1) + "::" + types[i] + "[])"
 	})
 }

@@ -52,7 +52,7 @@ entries:
     key: bare:{id}
   unfit:
     key: unfit:{id}
-    load: {sql: "SELECT id, name FROM products WHERE id = ANY(@id)"}
+    load: {sql: "SELECT id + 0 AS id, name FROM products WHERE id = ANY(@id)"}
     tags: [ "category:{category_id}" ]
 `
 

@@ -75,6 +75,8 @@ type Loader struct {
 	standby *pgxpool.Pool // nil without
 	web     *web
 	cfg     LoaderConfig
+	// queries are the load.sql that were described, as they are run.
+	queries queries
 }
 
 // OpenLoader makes a Loader. It does not connect: a database that is away shows
@@ -322,8 +324,7 @@ func unfilter(value string, filters []keytext.Filter) string {
 // until that name stands alone: nobody's row has such a key.
 func (l *Loader) load(ctx context.Context, r *request, from, to int) (origin, error) {
 	o, err := l.loadOnce(ctx, r, from, to)
-	var pgErr *pgconn.PgError
-	if err == nil || !errors.As(err, &pgErr) || !strings.HasPrefix(pgErr.Code, "22") {
+	if !isDataError(err) {
 		return o, err
 	}
 	if to-from == 1 {
@@ -340,6 +341,12 @@ func (l *Loader) load(ctx context.Context, r *request, from, to int) (origin, er
 	return o.and(second)
 }
 
+// isDataError reports whether the server could not make sense of a value.
+func isDataError(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "22")
+}
+
 func (r *request) identify(ctx context.Context) (origin, error) {
 	in, err := source.Read(ctx, r.pool)
 	if err == nil && in.InRecovery && !r.standby {
@@ -353,9 +360,13 @@ func (r *request) identify(ctx context.Context) (origin, error) {
 // How far a standby has replayed is read before the data, and what is read
 // committed has a snapshot for each statement: the data is at least that young.
 func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (o origin, err error) {
-	args := pgx.NamedArgs{}
-	for name, values := range r.args {
-		args[name] = string(appendLiteral(nil, values[from:to]))
+	query, err := l.queries.of(ctx, r.pool, r.class)
+	if err != nil {
+		return o, err
+	}
+	args := []any{pgx.QueryResultFormats{pgx.TextFormatCode}}
+	for _, p := range r.class.Load.Params {
+		args = append(args, string(appendLiteral(nil, r.args[p][from:to])))
 	}
 	err = pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		in, err := source.Read(ctx, tx)
@@ -366,15 +377,18 @@ func (l *Loader) loadOnce(ctx context.Context, r *request, from, to int) (o orig
 			return ErrNotPrimary
 		}
 		o = originOf(in)
-		rows, err := tx.Query(ctx, r.class.Load.SQL, pgx.QueryResultFormats{pgx.TextFormatCode}, args)
+		rows, err := tx.Query(ctx, query.SQL, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
-		if err := r.read(rows, from, to); err != nil {
+		if err := r.read(rows, query.Hidden, from, to); err != nil {
 			return err
 		}
 		return rows.Err()
 	})
+	if err != nil && !isDataError(err) {
+		l.queries.forget(r.class) // a DDL may have made another of it
+	}
 	return o, err
 }

@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// read stores each row under the names that it renders to.
-func (r *request) read(rows pgx.Rows, from, to int) error {
+// read stores each row under the names that it renders to. The last hidden
+// columns are for tags and no part of the value.
+func (r *request) read(rows pgx.Rows, hidden, from, to int) error {
 	// The columns are known, and errors of the statement show, from here on.
 	more := rows.Next()
 	if err := rows.Err(); err != nil {
@@ -51,7 +52,7 @@ func (r *request) read(rows pgx.Rows, from, to int) error {
 		if !ok || len(at) == 0 {
 			continue // a row that nobody asked for
 		}
-		object, err := appendObject(nil, types, columns, raw)
+		object, err := appendObject(nil, types, columns[:len(columns)-hidden], raw)
 		if err != nil {
 			return err
 		}

@@ -30,11 +30,7 @@ func Describe(ctx context.Context, conn *pgx.Conn, statements []string) (map[str
 		case err != nil:
 			return nil, fmt.Errorf("describe a statement: %w", err)
 		}
-		info := rules.StatementInfo{Columns: make([]rules.ColumnInfo, len(described.Fields))}
-		for i, f := range described.Fields {
-			info.Columns[i] = rules.ColumnInfo{Name: f.Name, Type: f.DataTypeOID}
-		}
-		out[sql] = info
+		out[sql] = rules.StatementInfo{Columns: columnsOf(described)}
 	}
 	return out, nil
 }

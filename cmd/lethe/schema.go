@@ -17,7 +17,7 @@ import (
 func readSchema(ctx context.Context, conn *pgx.Conn, set *rules.Set) (rules.Schema, error) {
 	schema, err := catalog.Read(ctx, conn, catalog.Tables(set.Tables()))
 	if err == nil {
-		schema.Statements, err = catalog.Describe(ctx, conn, set.Statements())
+		schema.Statements, err = catalog.DescribeSet(ctx, conn, set)
 	}
 	if err == nil {
 		schema.Lookups, err = lookup.Describe(ctx, conn, set)
