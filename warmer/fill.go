@@ -98,6 +98,11 @@ type Result struct {
 	// load ("absent", "incarnation"), or the table can not vouch for a tag yet
 	// ("closed", "table"). Filling them again is all that they need.
 	Refused map[string]int
+
+	// early are the names among them that a moment may cure, and of which their
+	// refusals are: see fillPatiently.
+	early   []string
+	earlyBy map[string]int
 }
 
 func (r *Result) add(o Result) {
@@ -108,6 +113,10 @@ func (r *Result) add(o Result) {
 	for reason, n := range o.Refused {
 		r.refuse(reason, n)
 	}
+	r.early = append(r.early, o.early...)
+	for reason, n := range o.earlyBy {
+		r.refuseEarly(reason, n)
+	}
 }
 
 func (r *Result) refuse(reason string, n int) {
@@ -115,6 +124,13 @@ func (r *Result) refuse(reason string, n int) {
 		r.Refused = map[string]int{}
 	}
 	r.Refused[reason] += n
+}
+
+func (r *Result) refuseEarly(reason string, n int) {
+	if r.earlyBy == nil {
+		r.earlyBy = map[string]int{}
+	}
+	r.earlyBy[reason] += n
 }
 
 // Fill loads entries of a class by their full names and stores them: BEGIN,
@@ -127,6 +143,12 @@ func (r *Result) refuse(reason string, n int) {
 // A refusal is no error. An error (Redis or the database away, another source,
 // a statement that fails) leaves the names that were not reached as they were.
 func (w *Warmer) Fill(ctx context.Context, class string, names []string, o Options) (Result, error) {
+	r, err := w.fillNames(ctx, class, names, o)
+	r.early, r.earlyBy = nil, nil
+	return r, err
+}
+
+func (w *Warmer) fillNames(ctx context.Context, class string, names []string, o Options) (Result, error) {
 	plan := w.cfg.Rules()
 	c := plan.Set().Class(class)
 	if c == nil {
@@ -188,7 +210,7 @@ func (w *Warmer) fillAnywhere(ctx context.Context, class *rules.Class, names []s
 	if len(left) == 0 {
 		return r, nil
 	}
-	r.Refused = nil // they are asked for again; what else was refused is told below
+	r.Refused, r.early, r.earlyBy = nil, nil, nil // they are asked for again; what else was refused is told below
 	for _, f := range fates {
 		if f.kind == fateCancelled {
 			r.refuse(f.reason, 1)
@@ -502,7 +524,11 @@ func (b *batch) filled(t *ticket, reason coherence.Reason) {
 		return
 	case coherence.RefusedAbsent, coherence.RefusedIncarnation, coherence.RefusedGeneration:
 		b.ended(t, fateCancelled, "refused", reason.String())
-	case coherence.RefusedForeign, coherence.RefusedClosed, coherence.RefusedTable, coherence.RefusedBound, coherence.RefusedSource:
+	case coherence.RefusedClosed, coherence.RefusedTable, coherence.RefusedBound:
+		b.result.refuseEarly(reason.String(), 1)
+		b.result.early = append(b.result.early, b.names[t.at]) // once for each version
+		b.ended(t, fateRefused, "refused", reason.String())
+	case coherence.RefusedForeign, coherence.RefusedSource:
 		b.ended(t, fateRefused, "refused", reason.String())
 	}
 	b.result.refuse(reason.String(), 1)

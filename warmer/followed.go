@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/lethe-cache/lethe/rules"
 )
@@ -38,12 +39,12 @@ func (w *Warmer) otherRules(class *rules.Class, n int) error {
 	return ErrOtherRules
 }
 
-// fillSoon is Fill, for whoever would not come back: workers that follow a reload
+// fillSoon is fillPatiently, for whoever would not come back: workers that follow a reload
 // just now, or have just begun, are waited for a while.
-func (w *Warmer) fillSoon(ctx context.Context, class string, names []string, o Options) (Result, error) {
+func (w *Warmer) fillSoon(ctx context.Context, class string, names []string, left *time.Duration) (Result, error) {
 	wait := warmBackoff
 	for try := 1; ; try++ {
-		r, err := w.Fill(ctx, class, names, o)
+		r, err := w.fillPatiently(ctx, class, names, left)
 		if !errors.Is(err, ErrOtherRules) || try == warmTries {
 			return r, err
 		}

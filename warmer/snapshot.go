@@ -186,7 +186,7 @@ func (w *Warmer) LoadSnapshot(ctx context.Context, names []SnapshotName, progres
 		return &results[i]
 	}
 	size := w.cfg.Loader.cfg.Batch * w.cfg.Loader.cfg.Concurrency
-	done := 0
+	done, left := 0, warmPatience
 	for chunk := range slices.Chunk(names, size) {
 		byClass := map[string][]string{}
 		for _, n := range chunk {
@@ -203,7 +203,7 @@ func (w *Warmer) LoadSnapshot(ctx context.Context, names []SnapshotName, progres
 			byClass[n.Class] = append(byClass[n.Class], full)
 		}
 		for class, list := range byClass {
-			got, err := w.fillSoon(ctx, class, list, Options{IfAbsent: true})
+			got, err := w.fillSoon(ctx, class, list, &left)
 			of(class).Result.add(got)
 			if err != nil {
 				return results, err

@@ -304,7 +304,7 @@ func (u *Warmups) walk(ctx context.Context, c *cursor, set *rules.Set, class *ru
 	if o.Rate > 0 {
 		n = max(1, min(n, int(o.Rate/4)))
 	}
-	began := time.Now()
+	began, left := time.Now(), warmPatience
 	for {
 		names, read, err := c.fetch(ctx, n, set, class)
 		if err != nil {
@@ -313,7 +313,7 @@ func (u *Warmups) walk(ctx context.Context, c *cursor, set *rules.Set, class *ru
 		if read == 0 {
 			return nil
 		}
-		if err := u.fill(ctx, class.Name, names, p); err != nil {
+		if err := u.fill(ctx, class.Name, names, &left, p); err != nil {
 			return err
 		}
 		u.update(p, func() { p.Rows += read })
@@ -327,11 +327,11 @@ func (u *Warmups) walk(ctx context.Context, c *cursor, set *rules.Set, class *ru
 	}
 }
 
-// fill is Fill, tried again while its error is one that time may cure.
-func (u *Warmups) fill(ctx context.Context, class string, names []string, p *Progress) error {
+// fill is fillPatiently, tried again while its error is one that time may cure.
+func (u *Warmups) fill(ctx context.Context, class string, names []string, left *time.Duration, p *Progress) error {
 	wait := warmBackoff
 	for try := 1; len(names) > 0; try++ {
-		r, err := u.cfg.Warmer.Fill(ctx, class, names, Options{IfAbsent: true})
+		r, err := u.cfg.Warmer.fillPatiently(ctx, class, names, left)
 		u.update(p, func() {
 			if err != nil { // counted when it is done whole
 				p.Error = err.Error()
