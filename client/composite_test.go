@@ -288,10 +288,10 @@ func TestCompositeOfStandby(t *testing.T) {
 	known.V = at(300)
 	begun, err := p.worker.Begin(p.ctx(), coherence.BeginRequest{Name: p.name("page:1"), Known: known})
 	p.must(err)
-	l := &Load{c: p.c, name: p.name("page:1"), known: known, usable: true, cacheable: true, standby: true}
+	l := &Load{c: p.c, name: p.name("page:1"), known: known, footing: p.c.view.Load().footing, cacheable: true, standby: true}
 	l.own.add(at(250))
 	l.part(p.item.cl, p.name("item:1"), &meta{stamp: at(100), cacheable: true})
-	r, reason := p.page.fillRequest("page:1", 1, false, &permit{ticket: &begun.Ticket, usable: true}, l, 0)
+	r, reason := p.page.fillRequest("page:1", 1, false, &permit{ticket: &begun.Ticket, footing: p.c.view.Load().footing}, l, 0)
 	p.want("refused", reason, "")
 	p.want("from a standby", r.Standby, true)
 	p.want("stamp", r.Stamp, at(100))

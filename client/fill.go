@@ -10,18 +10,18 @@ import (
 )
 
 // known is what a ticket has to know, learned before it is taken.
-func (e *Class[T]) known(ctx context.Context) (k coherence.Known, usable bool, err error) {
+func (e *Class[T]) known(ctx context.Context) (k coherence.Known, f footing, err error) {
 	c := e.c
 	v := c.view.Load()
 	if v == nil || !c.live() || !v.knows(e.cl.name) {
 		if v, err = c.control(ctx, []string{e.cl.name}); err != nil {
-			return k, false, err
+			return k, f, err
 		}
 	}
 	if k = v.control.Known(e.cl.name); k.Source.Era == 0 {
-		return k, false, errNoWorker
+		return k, f, errNoWorker
 	}
-	return k, v.usable, nil
+	return k, v.footing, nil
 }
 
 var errNoWorker = errors.New("no worker ever ran: nobody would invalidate")
@@ -30,7 +30,7 @@ var errNoWorker = errors.New("no worker ever ran: nobody would invalidate")
 // is absent. follows is that of breaker.allow.
 func (e *Class[T]) begin(ctx context.Context, name string, follows bool) (p permit, b coherence.Begun, ok bool) {
 	p.at = e.c.sending()
-	known, usable, err := e.known(ctx)
+	known, footing, err := e.known(ctx)
 	if err != nil {
 		return p, b, false
 	}
@@ -42,7 +42,7 @@ func (e *Class[T]) begin(ctx context.Context, name string, follows bool) (p perm
 	if err != nil {
 		return p, b, false
 	}
-	p.ticket, p.usable = &b.Ticket, usable
+	p.ticket, p.footing = &b.Ticket, footing
 	if c := e.c; c.cluster != nil {
 		_, _ = c.route(ctx, name) // another master than before ends the epoch
 	}

@@ -120,7 +120,7 @@ func (e *Class[T]) flyTogether(ctx context.Context, fleet []*ship[T], load batch
 	for i, x := range fleet {
 		x.l = &Load{c: c, class: e.cl.name, name: c.full(x.key), bound: s.bound, cacheable: true}
 		if t := x.p.ticket; t != nil {
-			x.l.known, x.l.usable = t.Known, x.p.usable
+			x.l.known, x.l.footing = t.Known, x.p.footing
 		}
 		keys[i], loads[x.key] = x.key, x.l
 		if fill {
@@ -130,7 +130,7 @@ func (e *Class[T]) flyTogether(ctx context.Context, fleet []*ship[T], load batch
 		x.l.began = x.f.began
 	}
 	cl.mu.Unlock()
-	common.known, common.usable, common.name = fleet[0].l.known, fleet[0].l.usable, fleet[0].l.name
+	common.known, common.footing, common.name = fleet[0].l.known, fleet[0].l.footing, fleet[0].l.name
 	cl.counts.misses.Add(uint64(len(fleet)))
 
 	values, cost, err := e.callTogether(ctx, &fleet[0].f.turn, load, keys, &BatchLoad{common: common, loads: loads})
@@ -181,7 +181,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 	for _, x := range fleet {
 		x.p.at = at
 	}
-	known, usable, err := e.known(ctx)
+	known, footing, err := e.known(ctx)
 	if err != nil {
 		return fleet, nil
 	}
@@ -201,7 +201,7 @@ func (e *Class[T]) leadTogether(ctx context.Context, fleet []*ship[T]) (leading,
 	var wanted []coherence.LeaseRequest
 	for i, x := range fleet {
 		b := &begun[i]
-		x.p.ticket, x.p.usable = &b.Ticket, usable
+		x.p.ticket, x.p.footing = &b.Ticket, footing
 		if c.cluster != nil {
 			_, _ = c.route(ctx, x.name) // another master than before ends the epoch
 		}

@@ -245,7 +245,7 @@ func (e *Class[T]) fly(ctx context.Context, f *flight[T], key string, load func(
 		}
 	}
 	if p.ticket != nil {
-		l.known, l.usable = p.ticket.Known, p.usable
+		l.known, l.footing = p.ticket.Known, p.footing
 	}
 	cl.mu.Lock()
 	f.at, f.began = p.at, c.now()

@@ -395,7 +395,7 @@ func (c *Client) control(ctx context.Context, classes []string) (*view, error) {
 	err := c.onStore(ctx, c.layout.Control("source"), true, func(ctx context.Context, s *coherence.Store) error {
 		ctl, err := s.Control(ctx, classes...)
 		if err == nil {
-			v = view{control: *ctl, usable: ctl.Supported(c.layout)}
+			v = view{control: *ctl, footing: footing{usable: ctl.Supported(c.layout)}}
 		}
 		return err
 	})
@@ -403,7 +403,7 @@ func (c *Client) control(ctx context.Context, classes []string) (*view, error) {
 		return nil, err
 	}
 	if old := c.view.Load(); old != nil {
-		v.named = old.named
+		v.stillNamed(old.named)
 		v.notBehind(old)
 	}
 	return &v, nil

@@ -59,7 +59,7 @@ func (cl *class) newLease() coherence.Lease {
 type permit struct {
 	// ticket is nil if nothing is to be filled.
 	ticket *coherence.Ticket
-	usable bool // the layout is one that tags can be used with
+	footing
 	// lease is the one that is held; zero if the load goes without.
 	lease coherence.Lease
 	at    since
@@ -157,11 +157,11 @@ func (e *Class[T]) present(ctx context.Context, key, name string, b *coherence.B
 // as good as a new one.
 func (e *Class[T]) claim(ctx context.Context, name string, h *coherence.Header) (p permit, won bool, err error) {
 	p = permit{at: e.c.sending(), lease: e.cl.newLease()}
-	known, usable, err := e.known(ctx)
+	known, footing, err := e.known(ctx)
 	if err != nil {
 		return p, false, err
 	}
-	p.usable = usable
+	p.footing = footing
 	p.ticket = &coherence.Ticket{Name: name, Plain: e.cl.plain, Incarnation: h.Incarnation, Known: known}
 	err = e.c.following(ctx, name, func(ctx context.Context, s *coherence.Store) (err error) {
 		won, err = s.Lease(ctx, coherence.LeaseRequest{Name: name, Plain: e.cl.plain, Incarnation: h.Incarnation, Seen: h.Lease, Next: p.lease})

@@ -30,10 +30,10 @@ type Load struct {
 	c     *Client
 	class string
 	name  string
-	// known is what was known at BEGIN; usable says that tags are understood.
-	known  coherence.Known
-	usable bool
-	bound  change.Position // of After
+	// known is what was known at BEGIN.
+	known coherence.Known
+	footing
+	bound change.Position // of After
 	// began is when the loader was called, by Client.now; 0 if there was none.
 	began time.Duration
 
@@ -272,7 +272,7 @@ func (l *Load) allNames() (names []coherence.Name, reason string) {
 	if l.standby && !l.usable {
 		return nil, "layout"
 	}
-	return names, l.c.announce(l.keys)
+	return names, l.announce()
 }
 
 // meta is what a value passes on to one that is made from it.
@@ -289,17 +289,17 @@ func (l *Load) meta(negative bool) meta {
 // announce makes the classes of keys that are used as names known to the
 // workers, who then purge such a key when they invalidate it. Until a heartbeat
 // echoes a class, nothing that depends on its keys is cached.
-func (c *Client) announce(names []coherence.Name) (reason string) {
-	v := c.view.Load()
+func (l *Load) announce() (reason string) {
 	var classes []string
-	for i := range names {
-		if n := &names[i]; n.Kind == coherence.NameClass && (v == nil || !v.named[n.Name]) {
+	for i := range l.keys {
+		if n := &l.keys[i]; n.Kind == coherence.NameClass && !l.named[n.Name] {
 			classes = append(classes, n.Name)
 		}
 	}
 	if len(classes) == 0 {
 		return ""
 	}
+	c := l.c
 	_ = c.withStore(c.ctx, func(ctx context.Context, s *coherence.Store) error { return s.AddNamed(ctx, classes...) })
 	return "unnamed"
 }

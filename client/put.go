@@ -109,12 +109,12 @@ func (e *Class[T]) put(ctx context.Context, at Moment, key string, v T, opts []P
 	if err != nil {
 		return counted("no_ticket")
 	}
-	p := permit{ticket: &begun.Ticket, usable: at.view.usable, at: at.at}
+	p := permit{ticket: &begun.Ticket, footing: at.view.footing, at: at.at}
 	if begun.Mine {
 		p.lease = r.Lease
 	}
 	l := &Load{
-		c: c, name: c.full(key), known: known, usable: at.view.usable, cacheable: true,
+		c: c, name: c.full(key), known: known, footing: at.view.footing, cacheable: true,
 		standby: true, own: lowest{least: known.V, some: true},
 	}
 	for _, o := range opts {

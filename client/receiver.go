@@ -397,9 +397,9 @@ func (c *Client) load(ctx context.Context) (bool, error) {
 	if ctl.ID == "" {
 		ctl.ID = noID
 	}
-	next := &view{control: *ctl, usable: ctl.Supported(c.layout)}
+	next := &view{control: *ctl, footing: footing{usable: ctl.Supported(c.layout)}}
 	if old := c.view.Load(); old != nil {
-		next.named = old.named
+		next.stillNamed(old.named)
 		next.notBehind(old)
 	}
 	c.stale = false

@@ -12,6 +12,15 @@ import (
 // whoever learns something publishes another one, under Client.mu.
 type view struct {
 	control coherence.ControlState
+	footing
+}
+
+// footing is what else a look at the control data has told beside the
+// generations, for a value that will depend on names. It goes with a ticket: its
+// names and its generation are those of one look. Whoever loses the list of
+// names raises every class, so that a value which trusts in a list that is no
+// more is of a generation that is no more.
+type footing struct {
 	// usable says that this program knows the layout of the source record.
 	usable bool
 	// named are the classes that a heartbeat has echoed: their keys may be
@@ -35,6 +44,18 @@ const namespaceClass = "*"
 func (v *view) knows(class string) bool {
 	_, ok := v.control.Classes[class]
 	return ok
+}
+
+// stillNamed are the classes that a heartbeat has echoed and that control has now.
+// What is there no more the workers do not purge, however well it was known:
+// Redis may have come back empty, to workers that were never told.
+func (v *view) stillNamed(echoed map[string]bool) {
+	v.named = make(map[string]bool, len(echoed))
+	for _, n := range v.control.Named {
+		if echoed[n] {
+			v.named[n] = true
+		}
+	}
 }
 
 // notBehind takes from what was known before what must not go back, whatever
