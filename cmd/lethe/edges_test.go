@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -33,12 +34,17 @@ rules:
 // declares is a pipeline with a database and a Redis, and nothing that runs.
 func declares(t *testing.T) (p *pipeline, exec func(sql string)) {
 	t.Helper()
+	return declaresOn(t, harness.NewRedis(t, servers.RedisConfig{}))
+}
+
+func declaresOn(t *testing.T, rdb *servers.Redis) (p *pipeline, exec func(sql string)) {
+	t.Helper()
 	set, err := rules.Parse("rules.yaml", []byte(edgeRules))
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	p, err = newPipeline(&settings{}, roles{worker: true}, set, log, prometheus.NewRegistry())
+	p, err = newPipeline(&settings{RedisURL: rdb.URL()}, roles{worker: true}, set, log, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +52,6 @@ func declares(t *testing.T) (p *pipeline, exec func(sql string)) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.up.database.close)
-	rdb := harness.NewRedis(t, servers.RedisConfig{})
 	if p.up.store, err = coherence.Dial(t.Context(), rdb.URL(), coherence.Options{Namespace: "edges", Logger: log}); err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +90,31 @@ func inForce(p *pipeline) string {
 		out = append(out, fmt.Sprint(d.Of, ">", d.Also[0]))
 	}
 	return strings.Join(out, " ")
+}
+
+// Redis is replaced while a process starts, before there is a worker that redoes
+// what it lost: the start goes on with the one that is there. It tried for ever.
+func TestStartMeetsAnotherRedis(t *testing.T) {
+	t.Parallel()
+	rdb := harness.NewRedis(t, servers.RedisConfig{})
+	p, _ := declaresOn(t, rdb)
+	p.migrated(t)
+	lost := p.up.store
+	rdb.Kill()
+	if err := rdb.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience) // of a hang
+	defer cancel()
+	if err := p.retry(ctx, "test", p.prepareDependencies); err != nil {
+		t.Fatalf("the start does not go on: %v", err)
+	}
+	if p.up.store == lost || len(p.up.store.Lost()) > 0 {
+		t.Error("the start goes on with a store that has met a loss nobody redid")
+	}
+	if _, err := lost.Source(t.Context()); !errors.Is(err, coherence.ErrClosed) {
+		t.Errorf("the store before answers %v, want it closed", err)
+	}
 }
 
 // The table is read for each cause once, a namespace sees its own rows, and what

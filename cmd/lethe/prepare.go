@@ -190,7 +190,21 @@ func (p *pipeline) prepareDependencies(ctx context.Context) error {
 	if !p.roles.worker {
 		return nil
 	}
-	return p.learn(ctx, "")
+	err := p.learn(ctx, "")
+	if errors.Is(err, coherence.ErrNodeLost) {
+		// Redis was replaced since prepareStore. Its redo is the worker's, and there
+		// is none yet: every command would be refused for ever. Nothing was written
+		// through this store, so it is a start that came later: whoever connects now
+		// meets the loss as one that happened while nobody ran, by what the
+		// watermarks say that they were written under.
+		lost := p.up.store
+		if dialErr := p.prepareStore(ctx); dialErr != nil {
+			return dialErr
+		}
+		_ = lost.Close()
+		return p.learn(ctx, "")
+	}
+	return err
 }
 
 // classifyRedis marks what a retry can not cure: who we are is not accepted.
