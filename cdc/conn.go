@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/lethe-cache/lethe/change"
 )
 
 // identity tells one run of one server from any other, as one connection sees
@@ -195,55 +192,4 @@ func identifySystem(ctx context.Context, conn *pgconn.PgConn) (uint64, uint32, e
 		return 0, 0, fmt.Errorf("identify system: %w", err)
 	}
 	return id, uint32(sys.Timeline), nil
-}
-
-// pgPrimary is the primary as the gate asks it, over a connection of its own.
-type pgPrimary struct {
-	conn *pgx.Conn
-}
-
-// askTimeout bounds what the gate asks: both are answered from memory.
-const askTimeout = 10 * time.Second
-
-func (p *pgPrimary) snapshot(ctx context.Context) (Snapshot, error) {
-	s, err := p.ask(ctx, `SELECT pg_catalog.pg_current_snapshot()::text`)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	return ParseSnapshot(s)
-}
-
-// gap has an xid assigned, which costs one and tells which are older: what is
-// running may be newer than everything that a snapshot lists.
-func (p *pgPrimary) gap(ctx context.Context) (*Gap, error) {
-	s, err := p.ask(ctx, `SELECT pg_catalog.pg_current_snapshot()::text || ' ' || pg_catalog.pg_current_xact_id()::text`)
-	if err != nil {
-		return nil, err
-	}
-	text, own, _ := strings.Cut(s, " ")
-	snap, err := ParseSnapshot(text)
-	if err != nil {
-		return nil, err
-	}
-	next, err := strconv.ParseUint(own, 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("parse xid %q: %w", own, err)
-	}
-	return NewGap(snap, next), nil
-}
-
-func (p *pgPrimary) insertLSN(ctx context.Context) (change.LSN, error) {
-	s, err := p.ask(ctx, `SELECT pg_catalog.pg_current_wal_insert_lsn()::text`)
-	if err != nil {
-		return 0, err
-	}
-	return change.ParseLSN(s)
-}
-
-func (p *pgPrimary) ask(ctx context.Context, sql string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	var s string
-	err := p.conn.QueryRow(ctx, sql).Scan(&s) // prepared once, by pgx's cache
-	return s, err
 }

@@ -77,7 +77,13 @@ func (g *gateRunner) run(ctx, appendCtx context.Context) error {
 	for {
 		g.segs = g.segs[:0]
 		if !g.quick() {
-			timer.Reset(g.wait(time.Now()))
+			// A timer that nothing waits for would be set, and perhaps wake a
+			// thread, for every commit.
+			var due <-chan time.Time
+			if d, ok := g.wait(time.Now()); ok {
+				timer.Reset(d)
+				due = timer.C
+			}
 			in := g.in
 			if g.gate.full() {
 				in = nil // the receiver blocks, and goes on sending statuses
@@ -85,7 +91,7 @@ func (g *gateRunner) run(ctx, appendCtx context.Context) error {
 			select {
 			case seg := <-in:
 				g.segs = append(g.segs, seg)
-			case <-timer.C:
+			case <-due:
 			case <-g.kick:
 			case <-ctx.Done():
 				return ctx.Err()
@@ -109,19 +115,24 @@ func (g *gateRunner) quick() bool {
 	return true
 }
 
-// wait is how long to sleep if nothing comes.
-func (g *gateRunner) wait(now time.Time) time.Duration {
-	d := time.Minute
+// wait is how long to sleep if nothing comes; ok is false if only what comes
+// can bring work.
+func (g *gateRunner) wait(now time.Time) (d time.Duration, ok bool) {
+	sooner := func(other time.Duration) {
+		if other = max(0, other); !ok || other < d {
+			d, ok = other, true
+		}
+	}
 	if g.gate.waiting() {
-		d = min(slowPollMax, slowPollMin<<min(max(0, g.polls-quickPolls), 10))
+		sooner(min(slowPollMax, slowPollMin<<min(max(0, g.polls-quickPolls), 10)))
 	}
 	if g.raises.pending() {
-		d = min(d, max(0, g.gapCheck.Sub(now)))
+		sooner(g.gapCheck.Sub(now))
 	}
 	if g.gate.v > g.told {
-		d = min(d, max(0, g.lastMark.Add(g.markInterval).Sub(now)))
+		sooner(g.lastMark.Add(g.markInterval).Sub(now))
 	}
-	return d
+	return d, ok
 }
 
 func (g *gateRunner) drain() {

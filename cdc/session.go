@@ -241,9 +241,11 @@ func (s *session) stream(ctx context.Context) error {
 		}
 		return lsn
 	}
+	asked := &pgPrimary{conn: s.gate}
+	defer asked.interruptible(ctx)()
 	runner := &gateRunner{
 		gate: &gate{maxBytes: r.cfg.HeldBytes, maxRows: r.cfg.HeldRows, maxForgotten: r.cfg.HeldForgotten, v: s.start},
-		in:   segments, primary: &pgPrimary{s.gate}, source: s.source, log: r.log, raises: r.raises, kick: r.raises.kick,
+		in:   segments, primary: asked, source: s.source, log: r.log, raises: r.raises, kick: r.raises.kick,
 		markInterval: r.cfg.MarkInterval, dead: r.cfg.DeadLetters, observer: r.cfg.Observer, logger: r.cfg.Logger, nap: nap,
 	}
 	r.dec.reset()

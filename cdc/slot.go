@@ -136,7 +136,7 @@ func (s *session) raiseEarly(ctx context.Context) error {
 			return openError(err)
 		}
 	}
-	at, err := (&pgPrimary{s.gate}).insertLSN(ctx)
+	at, err := (&pgPrimary{conn: s.gate}).insertLSN(ctx)
 	if err != nil {
 		return fmt.Errorf("read insert LSN for a raise: %w", err)
 	}

@@ -52,19 +52,25 @@ type frame struct {
 
 // buffered returns a frame that is complete in the buffer, without reading.
 func (w *wire) buffered() (frame, bool, error) {
-	have := w.buf[w.r:w.w]
+	f, n, err := nextFrame(w.buf[w.r:w.w])
+	w.r += n
+	return f, n > 0, err
+}
+
+// nextFrame returns the frame that have begins with, and how many bytes it
+// takes: 0 if it is not complete.
+func nextFrame(have []byte) (frame, int, error) {
 	if len(have) < 5 {
-		return frame{}, false, nil
+		return frame{}, 0, nil
 	}
 	n := int(binary.BigEndian.Uint32(have[1:]))
 	if n < 4 || n > frameMax {
-		return frame{}, false, fmt.Errorf("read frame: length %d is not possible, the stream is out of step", n)
+		return frame{}, 0, fmt.Errorf("read frame: length %d is not possible, the stream is out of step", n)
 	}
 	if len(have) < 1+n {
-		return frame{}, false, nil
+		return frame{}, 0, nil
 	}
-	w.r += 1 + n
-	return frame{have[0], have[5 : 1+n]}, true, nil
+	return frame{have[0], have[5 : 1+n]}, 1 + n, nil
 }
 
 // fill reads once from the socket, up to its deadline.
