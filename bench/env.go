@@ -53,7 +53,7 @@ func (e *env) open(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() error {
-		if e.metrics.wants("kafka_vs_direct") {
+		if e.metrics.wants("kafka_vs_direct") || e.metrics.wants(l1Metrics...) {
 			e.openKafka(ctx)
 		}
 		return nil
@@ -82,7 +82,7 @@ func (e *env) openKafka(ctx context.Context) {
 // openLethe builds the binary, or takes the given one, if there is a metric that
 // needs it. One that does not build leaves only those without numbers.
 func (e *env) openLethe(ctx context.Context, binary string) {
-	if e.metrics.wants(pipelineMetrics...) {
+	if e.metrics.wants(pipelineMetrics...) || e.metrics.wants(l1Metrics...) {
 		e.lethe, e.letheErr = e.makeLethe(ctx, binary)
 	}
 }

@@ -50,7 +50,13 @@ func (l *latencies) deleted(name string) {
 	if err != nil || row < l.first || row >= l.first+int64(len(l.gone)) {
 		return
 	}
-	if l.gone[row-l.first].CompareAndSwap(0, at) && l.left.Add(-1) == 0 {
+	l.went(int(row-l.first), at)
+}
+
+// went notes that the key of commit i was gone at a moment since start; only the
+// first time counts.
+func (l *latencies) went(i int, at int64) {
+	if l.gone[i].CompareAndSwap(0, at) && l.left.Add(-1) == 0 {
 		close(l.done)
 	}
 }

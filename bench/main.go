@@ -79,12 +79,13 @@ func (o options) apply() (sizes, []string, error) {
 	}
 	names := s.measured()
 	if o.only != "" {
+		names = s.known()
 		words := strings.Split(o.only, ",")
 		names = slices.DeleteFunc(names, func(name string) bool {
 			return !slices.ContainsFunc(words, func(w string) bool { return w != "" && strings.Contains(name, w) })
 		})
 		if len(names) == 0 {
-			return s, nil, fmt.Errorf("-only %s: there is no such metric; they are %s", o.only, strings.Join(s.measured(), ", "))
+			return s, nil, fmt.Errorf("-only %s: there is no such metric; they are %s", o.only, strings.Join(s.known(), ", "))
 		}
 	}
 	return s, names, nil
@@ -188,6 +189,7 @@ func (e *env) measure(ctx context.Context) {
 		}
 	}
 	e.step(ctx, "latency", e.measureLatency, all(pipelineMetrics[4:]...))
+	e.step(ctx, "commit to L1", e.measureL1, all(l1Metrics...))
 	e.step(ctx, "invalidate", e.measureInvalidate, all("invalidate_vs_unlink"))
 	e.step(ctx, "memory", e.measureMemory, all(e.sizes.MemoryMetric))
 }

@@ -65,6 +65,14 @@ var definitions = []definition{
 	{name: "commit_to_redis_p50_ms", unit: "ms", what: "commit to key gone, direct", absolute: true},
 	{name: "commit_to_redis_p99_ms", unit: "ms", what: "commit to key gone, direct", absolute: true},
 	{
+		name: "commit_to_l1_p50_ms", unit: "ms", what: "commit to gone from a client's L1, kafka",
+		bounds: map[string]float64{noWorkload: 5}, ceiling: true, absolute: true,
+	},
+	{
+		name: "commit_to_l1_p99_ms", unit: "ms", what: "commit to gone from a client's L1, kafka",
+		bounds: map[string]float64{noWorkload: 25}, ceiling: true, absolute: true,
+	},
+	{
 		name: "rss_mb_1m_rows", unit: "MB", what: "reader, transaction of 1 million rows",
 		bounds: map[string]float64{noWorkload: 64}, ceiling: true, absolute: true,
 	},

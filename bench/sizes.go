@@ -1,6 +1,9 @@
 package main
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // sizes are how much a run does. Rates do not depend on them much, but short
 // drains are noisier, so the full sizes are those that the budgets name.
@@ -48,8 +51,18 @@ var fullSizes = sizes{
 	DelLimit: 5 * time.Second, Limit: 40 * time.Minute,
 }
 
-// measured are the names of the metrics of a run of these sizes.
+// measured are the names of the metrics of a run of these sizes: those that it
+// knows, but for those that a quick run has no time for unless it is asked.
 func (s sizes) measured() []string {
+	names := s.known()
+	if s.Mode == "quick" {
+		names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(l1Metrics, name) })
+	}
+	return names
+}
+
+// known are the names of the metrics that a run of these sizes can measure.
+func (s sizes) known() []string {
 	var names []string
 	for _, d := range definitions {
 		if d.name == "rss_mb_1m_rows" || d.name == "rss_mb_10m_rows" {

@@ -44,8 +44,8 @@ func TestSizesNameOneMemoryMetric(t *testing.T) {
 		if memory != 1 || !m.wants(s.MemoryMetric) {
 			t.Errorf("%s measures %d memory metrics, want %s alone", s.Mode, memory, s.MemoryMetric)
 		}
-		if len(m.list) != len(definitions)-1 {
-			t.Errorf("%s measures %d metrics, want all but the other memory metric, %d", s.Mode, len(m.list), len(definitions)-1)
+		if got, want := len(newMetrics(s.known()).list), len(definitions)-1; got != want {
+			t.Errorf("%s knows %d metrics, want all but the other memory metric, %d", s.Mode, got, want)
 		}
 	}
 }
