@@ -148,7 +148,7 @@ func (d *decoder) commit(seg *segment, msg []byte) error {
 // openPart begins a part of the open transaction.
 func (d *decoder) openPart(seg *segment, first bool) *part {
 	n := len(seg.rec.Changes)
-	seg.parts = append(seg.parts, part{
+	seg.parts = append(room(seg.parts, seg.expected.parts), part{
 		kind: partCommit, xid: d.xid, commit: seg.commit(d.current), from: n, to: n, first: first,
 	})
 	return &seg.parts[len(seg.parts)-1]

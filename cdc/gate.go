@@ -269,7 +269,7 @@ func (s *segment) extract(p *part) *segment {
 // hold puts what came of a commit that is not visible into the holding area,
 // or notes no more than its tables.
 func (g *gate) hold(e *entry, p *part, seg *segment) {
-	size := seg.size
+	size := seg.size + seg.slack()
 	for _, bad := range p.poison {
 		size += int64(len(bad.payload))
 	}

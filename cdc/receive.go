@@ -77,12 +77,24 @@ func (r *receiver) run(ctx context.Context) error {
 		if err := r.frame(f); err != nil {
 			return err
 		}
-		if len(r.seg.rec.Changes) >= r.maxChanges || r.seg.size >= r.maxSize {
+		if r.full() {
 			if err := r.push(ctx); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// full reports whether the segment takes no more.
+func (r *receiver) full() bool {
+	return len(r.seg.rec.Changes) >= r.maxChanges || r.seg.size >= r.maxSize
+}
+
+// next is the segment behind this one.
+func (r *receiver) next() *segment {
+	s := newSegment()
+	s.expected.changes, s.expected.parts = len(r.seg.rec.Changes), len(r.seg.parts)
+	return s
 }
 
 // gather reports whether the segment shall wait for more. Under a backlog of
@@ -152,7 +164,7 @@ func (r *receiver) status(wantReply bool) error {
 // server still hears of us.
 func (r *receiver) push(ctx context.Context) error {
 	seg := r.seg
-	r.seg = newSegment()
+	r.seg = r.next()
 	select {
 	case r.out <- seg:
 		return nil

@@ -1,6 +1,8 @@
 package cdc
 
 import (
+	"slices"
+
 	"github.com/lethe-cache/lethe/change"
 )
 
@@ -12,8 +14,10 @@ import (
 type segment struct {
 	rec   *change.Record
 	parts []part
-	// size is an estimate of the memory that the segment holds.
+	// size is an estimate of the memory that the segment uses.
 	size int64
+	// expected is how many changes and parts there were in the one before.
+	expected struct{ changes, parts int }
 
 	bytes   []byte
 	values  []change.Value
@@ -28,6 +32,8 @@ const (
 	// changeSize is what a Change and its slots in slices take, roughly.
 	changeSize = 160
 	valueSize  = 32
+	// expectFrom: a segment of so many changes or parts is one of a backlog.
+	expectFrom = 64
 )
 
 // partKind says what a part stands for.
@@ -74,6 +80,21 @@ type poison struct {
 	edges bool
 }
 
+// room grows a list that is full to what is expected of it, at once: under a
+// backlog it would be copied ten times on the way there. A short one is left to
+// append, so that the commit behind a backlog does not hold the memory of one.
+func room[T any](list []T, expected int) []T {
+	if n := len(list); n == cap(list) && n >= expectFrom && n < expected {
+		return slices.Grow(list, expected-n)
+	}
+	return list
+}
+
+// slack is the memory that the changes do not use, roughly.
+func (s *segment) slack() int64 {
+	return int64(cap(s.rec.Changes)-len(s.rec.Changes)) * changeSize
+}
+
 func newSegment() *segment { return &segment{rec: &change.Record{}} }
 
 func (s *segment) empty() bool { return len(s.parts) == 0 }
@@ -116,7 +137,7 @@ func (s *segment) commit(c change.Commit) *change.Commit {
 
 // add appends a change to the segment's last part.
 func (s *segment) add(c change.Change) {
-	s.rec.Changes = append(s.rec.Changes, c)
+	s.rec.Changes = append(room(s.rec.Changes, s.expected.changes), c)
 	s.parts[len(s.parts)-1].to = len(s.rec.Changes)
 	s.size += changeSize
 }
