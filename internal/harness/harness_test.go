@@ -51,7 +51,7 @@ func TestEventually(t *testing.T) {
 	f := &failing{TB: t}
 	func() {
 		defer func() { _ = recover() }()
-		harness.Eventually(f, 10*time.Millisecond, func() error { return errors.New("still cold") })
+		harness.Within(f, 10*time.Millisecond, func() error { return errors.New("still cold") })
 	}()
 	if !strings.Contains(f.message, "still cold") {
 		t.Errorf("what fails the test: %q, want the last error in it", f.message)

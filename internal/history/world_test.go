@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -156,10 +155,7 @@ func buildLethe(t *testing.T) string {
 func (w *world) startLethe() {
 	w.t.Helper()
 	p := &program{done: make(chan struct{})}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	w.must(err)
-	p.listen = l.Addr().String()
-	_ = l.Close()
+	p.listen = harness.Addr(w.t)
 	dir := w.t.TempDir()
 	file := filepath.Join(dir, "rules.yaml")
 	w.must(os.WriteFile(file, []byte(rules), 0o600))

@@ -58,6 +58,16 @@ func reservePort(want int) (*port, error) {
 	return nil, fmt.Errorf("find a free port between %d and %d: %w", low, high, err)
 }
 
+// ReserveAddr takes a free address of 127.0.0.1 for a server that its caller
+// starts, and may stop and start again. release gives it back.
+func ReserveAddr() (addr string, release func(), err error) {
+	p, err := reservePort(0)
+	if err != nil {
+		return "", nil, err
+	}
+	return p.addr(), p.release, nil
+}
+
 // reservePair takes a free port whose number plus 10,000 is free too: Redis
 // Cluster talks to itself there, and before 7.0 nothing could change that.
 func reservePair() (client, bus *port, err error) {
