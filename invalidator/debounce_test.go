@@ -30,8 +30,10 @@ rules:
   - {name: keys, table: public.things, keys: ["product:{id}"], debounce: 10s}
 `
 
-// soon is less than the debounce, and enough for what does not wait for it.
-const soon = 6 * time.Second
+// longDebounce is what a test makes of a debounce of 10 s, the longest that rules
+// may have: such a window ends for a reason or not in this test. Ten seconds of
+// fifty batches are over on a machine that has other things to do.
+const longDebounce = 24 * time.Hour
 
 // steps counts the steps of a worker by name.
 type steps struct{ members, closed, windows atomic.Int32 }
@@ -49,7 +51,7 @@ func (s *steps) hook(step string) {
 
 func debounceWorld(t *testing.T, cfg func(*Config)) (*world, *steps) {
 	t.Helper()
-	return newWorld(t, worldConfig{rules: debounceRules, cfg: func(c *Config) {
+	return newWorld(t, worldConfig{rules: debounceRules, debounce: longDebounce, cfg: func(c *Config) {
 		c.Metrics = NewMetrics(nil)
 		if cfg != nil {
 			cfg(c)
@@ -119,11 +121,7 @@ func TestDebounceIsOneSweep(t *testing.T) {
 	if n := testutil.ToFloat64(w.cfg.Metrics.coalesced); n < 5 || n > 50 {
 		t.Errorf("%v sweeps coalesced, want one for each batch but the first", n)
 	}
-	begun := time.Now()
-	r.drain()
-	if took := time.Since(begun); took > soon {
-		t.Errorf("the stop took %s: it waited for the window", took)
-	}
+	r.drain() // does not wait for the window
 	if got := s.closed.Load(); got != 1 {
 		t.Errorf("%d sweeps, want 1", got)
 	}
@@ -150,7 +148,7 @@ func TestDebounceEnds(t *testing.T) {
 	w.settle()
 	w.wantState("product:1", "absent")
 	w.commit(update("categories", "6"), update("hints", "5"))
-	harness.Eventually(t, soon, harness.True("the short window is over", func() bool { return s.closed.Load() >= 2 }))
+	harness.Eventually(t, patience, harness.True("the short window is over", func() bool { return s.closed.Load() >= 2 }))
 	w.wantState("product:2", "old")
 }
 
@@ -166,7 +164,7 @@ func TestDebounceKeepsNothingElseWaiting(t *testing.T) {
 	w.settle()
 	w.wantState("product:1", "absent")
 	w.commit(update("categories", "5"), update("loose", "5"))
-	harness.Eventually(t, soon, func() error {
+	harness.Eventually(t, patience, func() error {
 		if got, err := w.look("product:2"); err != nil || got != "absent" {
 			return fmt.Errorf("product:2 is %q (%v)", got, err)
 		}
@@ -188,7 +186,7 @@ func TestDebounceDoesNotStopTheStream(t *testing.T) {
 	w.opened(t, w.x())
 	gone := func(local string) {
 		t.Helper()
-		harness.Eventually(t, soon, func() error {
+		harness.Eventually(t, patience, func() error {
 			if got, err := w.look(local); err != nil || got != "absent" {
 				return fmt.Errorf("%s is %q (%v)", local, got, err)
 			}
@@ -211,7 +209,7 @@ func TestDebounceDoesNotStopTheStream(t *testing.T) {
 		w.commit(update("loose", itoa(100+i)))
 		gone(local)
 	}
-	harness.Eventually(t, soon, harness.True("the window ends", func() bool { return s.windows.Load() == 1 }))
+	harness.Eventually(t, patience, harness.True("the window ends", func() bool { return s.windows.Load() == 1 }))
 	gone("product:99")
 	w.settle()
 }
@@ -243,7 +241,7 @@ func TestDebounceIsBounded(t *testing.T) {
 			w.commit(update("categories", "5"))
 			w.opened(t, w.x())
 			w.commit(changes()...)
-			harness.Eventually(t, soon, harness.True("the window ends", func() bool { return s.windows.Load() > 0 }))
+			harness.Eventually(t, patience, harness.True("the window ends", func() bool { return s.windows.Load() > 0 }))
 		})
 	}
 }
@@ -309,7 +307,7 @@ func TestDebounceAndDeath(t *testing.T) {
 func TestDebounceAndALostNode(t *testing.T) {
 	t.Parallel()
 	rd := harness.NewRedis(t, servers.RedisConfig{})
-	w := newWorld(t, worldConfig{rules: debounceRules, url: rd.URL(), cfg: func(c *Config) { c.Metrics = NewMetrics(nil) }})
+	w := newWorld(t, worldConfig{rules: debounceRules, debounce: longDebounce, url: rd.URL(), cfg: func(c *Config) { c.Metrics = NewMetrics(nil) }})
 	s := &steps{}
 	r := w.ready(func(k *Worker) { k.hook = s.hook })
 	w.cache("product:1", "old", "category:5")

@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = harness.Patience
 
 const shopRules = `
 version: 1
@@ -107,11 +107,13 @@ type world struct {
 }
 
 type worldConfig struct {
-	url   string                                          // default the shared Redis
-	rules string                                          // default shopRules
-	store func(*coherence.Options)                        // may be nil
-	cfg   func(*Config)                                   // may be nil
-	dial  func() (*redis.Client, *coherence.Store, error) // instead of url
+	url   string                   // default the shared Redis
+	rules string                   // default shopRules
+	store func(*coherence.Options) // may be nil
+	cfg   func(*Config)            // may be nil
+	// debounce, if set, is what a rule has that says rules.DebounceMax.
+	debounce time.Duration
+	dial     func() (*redis.Client, *coherence.Store, error) // instead of url
 }
 
 var worlds atomic.Uint64
@@ -126,6 +128,11 @@ func newWorld(t testing.TB, c worldConfig) *world {
 	set, err := rules.Parse("rules.yaml", fmt.Appendf(nil, c.rules, ns))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, r := range set.Rules {
+		if c.debounce > 0 && r.Debounce == rules.DebounceMax {
+			r.Debounce = c.debounce
+		}
 	}
 	w := &world{t: t, set: set, dead: &letters{}, source: testSource, lsn: 1000, xid: 100}
 	w.insert.Store(900)
