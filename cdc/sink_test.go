@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lethe-cache/lethe/change"
+	"github.com/lethe-cache/lethe/internal/harness"
 	"github.com/lethe-cache/lethe/stream"
 )
 
@@ -111,7 +112,7 @@ func (s *sink) set(f func()) {
 // wait blocks until what was received fulfils ok.
 func (s *sink) wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(harness.Patience)
 	defer deadline.Stop()
 	s.mu.Lock()
 	for !ok() {

@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = harness.Patience
 
 // server is an endpoint. answer says what it says; nil is 200 with nothing done.
 type server struct {

@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = harness.Patience
 
 // world is a database with the tables, and a slot that sees all messages.
 type world struct {

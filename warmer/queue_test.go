@@ -21,7 +21,7 @@ import (
 	"github.com/lethe-cache/lethe/rules"
 )
 
-const patience = 20 * time.Second
+const patience = harness.Patience
 
 // queued is a bundle with a queue.
 type queued struct {

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-const patience = 30 * time.Second
+const patience = harness.Patience
 
 // fake starts a cluster in this process.
 func fake(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
