@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -73,7 +72,7 @@ func start(t *testing.T, env map[string]string, args ...string) *lethe {
 	l.cmd.Dir = t.TempDir()
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	l.cmd.Stdout, l.cmd.Stderr = &l.output, &l.output
-	l.listen = freeAddr(t)
+	l.listen = harness.Addr(t)
 	l.cmd.Env = append(os.Environ(), "LETHE_LISTEN="+l.listen)
 	for k, v := range env {
 		l.cmd.Env = append(l.cmd.Env, k+"="+v)
@@ -96,16 +95,6 @@ func tail(s string, n int) string {
 		return "..." + s[len(s)-n:]
 	}
 	return s
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // wait waits for the program to end and returns its exit code.
@@ -135,7 +124,7 @@ func (l *lethe) stop() {
 	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		l.t.Fatal(err)
 	}
-	if code := l.wait(30 * time.Second); code != 0 {
+	if code := l.wait(harness.Patience); code != 0 {
 		l.t.Fatalf("exit code %d after SIGTERM, want 0", code)
 	}
 }
@@ -167,7 +156,7 @@ func (l *lethe) ready() {
 }
 
 func (l *lethe) get(path string) (int, string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience) // of a hang
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.listen+path, nil)
 	if err != nil {

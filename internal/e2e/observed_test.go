@@ -76,6 +76,6 @@ func TestCheckObserved(t *testing.T) {
 		t.Errorf("with the rule:\n%s", out)
 	}
 
-	env["LETHE_REDIS_URL"] = "redis://" + freeAddr(t)
+	env["LETHE_REDIS_URL"] = "redis://" + harness.Addr(t)
 	check(1)
 }

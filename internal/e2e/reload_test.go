@@ -82,8 +82,8 @@ func TestReload(t *testing.T) {
 	execute(t, database, `UPDATE prices SET price = 11`) // no rule looks at it
 
 	more := itemRules + "  - {name: price, table: public.prices, keys: [\"item:{item}\"]}\n"
+	raised := l.metric("lethe_raises_total") // before: the process may see the file before the signal
 	rewrite(t, env["LETHE_RULES"], more)
-	raised := l.metric("lethe_raises_total")
 	l.hup()
 	l.waitReloaded("done", 1)
 	l.waitRaised(raised)

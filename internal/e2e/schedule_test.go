@@ -89,20 +89,34 @@ func TestSaleEnds(t *testing.T) {
 	execute(t, database, `INSERT INTO sales VALUES (5, 5, now() - interval '1 second')`)
 	c.gone("e2e:product:5")
 
-	// Nobody runs when it comes.
-	c.warm("e2e:product:6", "on sale")
-	execute(t, database, `INSERT INTO sales VALUES (6, 6, clock_timestamp() + interval '2 seconds')`)
-	scheduled(`["6"]`)
-	l.kill()
-	harness.Eventually(t, 20*time.Second, harness.True("the time is over", func() bool {
-		return queryText(t, conn, `SELECT (ends_at < clock_timestamp())::text FROM sales WHERE id = 6`) == "true"
-	}))
-	if _, hit := c.get("e2e:product:6"); !hit {
-		t.Error("the entry is gone, and nobody ran")
+	// Nobody runs when it comes. Where the machine is so slow that it comes before
+	// nobody runs, the next sale gets more time.
+	for id, ahead := 6, 2*time.Second; ; id, ahead = id+1, 2*ahead {
+		over := func() bool {
+			return queryText(t, conn, `SELECT (ends_at < clock_timestamp())::text FROM sales WHERE id = $1`, id) == "true"
+		}
+		name := fmt.Sprint("e2e:product:", id)
+		c.warm(name, "on sale")
+		execute(t, database, fmt.Sprintf(`INSERT INTO sales VALUES (%[1]d, %[1]d, clock_timestamp() + interval '%[2]d seconds')`, id, ahead/time.Second))
+		harness.Eventually(t, 20*time.Second, harness.True("it is scheduled, or was", func() bool {
+			return over() || queryText(t, conn, `SELECT coalesce(string_agg(row_key, ' '), '') FROM lethe.schedules WHERE due_at IS NOT NULL`) == fmt.Sprintf(`["%d"]`, id)
+		}))
+		l.kill()
+		if late := over(); late && id < 10 {
+			l = start(t, env, "run")
+			l.ready()
+			scheduled(``)
+			continue
+		}
+		harness.Eventually(t, 20*time.Second, harness.True("the time is over", over))
+		if _, hit := c.get(name); !hit {
+			t.Error("the entry is gone, and nobody ran")
+		}
+		l = start(t, env, "run")
+		l.ready()
+		c.gone(name)
+		break
 	}
-	l = start(t, env, "run")
-	l.ready()
-	c.gone("e2e:product:6")
 	l.stop()
 }
 
@@ -210,7 +224,7 @@ func TestInvalidateCommand(t *testing.T) {
 		{2, "none of delete", []string{"--key", "a", "--action", "drop"}},
 		{2, "want a time such as", []string{"--key", "a", "--at", "tomorrow"}},
 		{2, "want text or json", []string{"--key", "a", "-o", "yaml"}},
-		{1, "server", []string{"--key", "a", "--wait", "--timeout", "300ms", "--redis-url", harness.NewRedis(t, servers.RedisConfig{}).URL()}},
+		{1, "server", []string{"--key", "a", "--wait", "--timeout", "5s", "--redis-url", harness.NewRedis(t, servers.RedisConfig{}).URL()}},
 		{3, "rules are not valid", []string{"--key", "a", "--rules", rulesFile(t, "version: 2\n")}},
 	} {
 		if bad.code == 1 {
