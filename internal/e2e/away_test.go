@@ -43,7 +43,8 @@ func TestRedisAway(t *testing.T) {
 
 // TestRestartIsQuick: a restart on an existing slot is ready within a second,
 // after a clean end and after a kill. One of ten tries has to be, as the machine
-// has other things to do.
+// has other things to do; where it has so many that the program needs long to
+// print its version, the second is that much longer.
 func TestRestartIsQuick(t *testing.T) {
 	t.Parallel()
 	database := harness.Database(t)
@@ -52,17 +53,23 @@ func TestRestartIsQuick(t *testing.T) {
 	l := start(t, env, "run")
 	l.ready()
 	for name, end := range map[string]func(*lethe){"stopped": (*lethe).stop, "killed": (*lethe).kill} {
-		best := time.Hour
-		for try := 0; try < 10 && best > time.Second; try++ {
+		best, slow := time.Hour, time.Duration(0)
+		quick := func() bool { return best <= time.Second+10*slow }
+		for try := 0; try < 10 && !quick(); try++ {
 			end(l)
 			begun := time.Now()
 			l = start(t, env, "run")
 			l.ready()
 			best = min(best, time.Since(begun))
+			begun = time.Now()
+			if code := start(t, nil, "version").wait(harness.Patience); code != 0 {
+				t.Fatalf("lethe version: exit code %d", code)
+			}
+			slow = max(slow, time.Since(begun))
 		}
-		t.Logf("%s: ready after %s", name, best)
-		if best > time.Second {
-			t.Errorf("%s: ready again after %s at best, want at most 1 s", name, best)
+		t.Logf("%s: ready after %s, a program that does nothing took %s", name, best, slow)
+		if !quick() {
+			t.Errorf("%s: ready again after %s at best, want at most 1 s (a program that does nothing took %s)", name, best, slow)
 		}
 	}
 	l.stop()

@@ -295,9 +295,17 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 		p99, loader, longest := percentile(took, 99), percentile(loads, 99), slices.Max(took)
 		t.Logf("%s: %d reads, p99 %v, longest %v; %d loads, p99 %v; the goal is %v", name, len(reads), p99, longest, len(loads), loader, loader+100*time.Millisecond)
 		// The goal is a tenth of the slack; what waits for timeouts one after
-		// another is beyond it.
-		if p99 > loader+time.Second {
-			t.Errorf("%s: p99 of reads is %v, that of the loader %v", name, p99, loader)
+		// another is beyond it. A machine that stands still once keeps all eight
+		// readers waiting, which may be more than one of a hundred reads: that is
+		// allowed twice.
+		slow := 0
+		for _, d := range took {
+			if d > loader+time.Second {
+				slow++
+			}
+		}
+		if slow > len(took)/100+2*8 {
+			t.Errorf("%s: %d of %d reads took a second more than p99 of the loader, %v; p99 is %v", name, slow, len(took), loader, p99)
 		}
 		harness.Eventually(t, 30*time.Second, func() error {
 			hits := c.Stats().Classes["item"].L1Hits

@@ -184,7 +184,7 @@ func TestNamesThatChangesForget(t *testing.T) {
 
 	n.set("string", "rating:3")
 	n.change(message(true, `no json`), []string{"rating:3"}, nil) // it may have meant anything
-	settled(t, env) // the letter is written and counted after its raise
+	settled(t, env)                                               // the letter is written and counted after its raise
 	n.deadLetter()
 	n.metrics(l)
 	l.stop()

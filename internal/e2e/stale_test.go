@@ -173,8 +173,8 @@ func TestStalePhantomAfterCrash(t *testing.T) {
 	// Somebody else may flush the commit in the moment before the crash; then
 	// it is no phantom, and the attempt tells nothing.
 	for attempt := 0; ; attempt++ {
-		if attempt == 5 {
-			t.Fatal("the commit survived five crashes: there is no phantom to show")
+		if attempt == 30 {
+			t.Fatal("the commit survived thirty crashes: there is no phantom to show")
 		}
 		execute(t, p.url, `UPDATE items SET name = 'old' WHERE id = 1`, `CHECKPOINT`)
 		p.naive.set(1, "old")
