@@ -118,7 +118,7 @@ func TestBatches(t *testing.T) {
 func TestEndpointsThatFail(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
-	w := newWorld(t, `  - {name: e, url: "%s", timeout: 200ms}`, e.URL)
+	w := newWorld(t, `  - {name: e, url: "%s"}`, e.URL)
 	s := w.run(e)
 	var mu sync.Mutex
 	n := 0

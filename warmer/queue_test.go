@@ -283,7 +283,8 @@ func TestQueueLeavesALeaseAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reader := coherence.Lease{Holder: [8]byte{1}, Until: time.Now().Add(300 * time.Millisecond).UnixMicro()}
+			// Long enough for the reader to store before it is over; the queue waits for it.
+			reader := coherence.Lease{Holder: [8]byte{1}, Until: time.Now().Add(5 * time.Second).UnixMicro()}
 			b, err := q.store.Begin(t.Context(), coherence.BeginRequest{
 				Name: name, Known: control.Known(class.Name), Plain: class.Mode == rules.Plain, Lease: reader,
 			})
