@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lethe-cache/lethe/cdc/publication"
+	"github.com/lethe-cache/lethe/migrations"
 	"github.com/lethe-cache/lethe/rules"
 )
 
@@ -123,6 +124,37 @@ func TestServerWatcherNoticesWhatItWasNotThereFor(t *testing.T) {
 		t.Errorf("the next check changes %+v", c)
 	}
 	d.wantDue("s")
+}
+
+// A gap that could not be stored stays one: what was seen is compared with again
+// until it is, or a process that dies before its raise is durable would take the
+// news along, and the next one would find everything as it was left.
+func TestServerWatcherStoresAGapThatItCouldNot(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, false, `CREATE TABLE a (id int PRIMARY KEY, x int)`)
+	if _, err := migrations.Apply(t.Context(), d.conn, migrations.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	uses := []rules.TableUse{use("a", rules.OnAll, "id", "x")}
+	d.sync(uses...)
+	w := newWatcher(d, uses...)
+	gaps, _ := d.due("s")
+	d.told("s", gaps)
+
+	d.exec(`ALTER TABLE a ALTER x TYPE bigint`)
+	release := d.hold(`LOCK TABLE lethe.gaps IN SHARE MODE`)
+	c, err := w.Check(t.Context(), d.conn)
+	if err == nil || c.Stored || !slices.Equal(c.Altered, []string{"public.a"}) {
+		t.Errorf("altered %q, stored %v (%v), want a, which can not be stored", c.Altered, c.Stored, err)
+	}
+	release()
+	if c := w.check(); !c.Stored || !slices.Equal(c.Altered, []string{"public.a"}) {
+		t.Errorf("altered %q, stored %v, want a, stored now", c.Altered, c.Stored)
+	}
+	d.wantDue("s", "public.a twice")
+	if c := w.check(); len(c.Altered) > 0 {
+		t.Errorf("altered %q once it is stored", c.Altered)
+	}
 }
 
 // Of several attempts the sum counts as stored only if each gap is.

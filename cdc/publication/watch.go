@@ -90,10 +90,13 @@ func (w *Watcher) Check(ctx context.Context, conn Conn) (Changes, error) {
 	}
 	if stored && (!w.stored || !maps.Equal(before, now)) {
 		if err := storeSeen(ctx, conn, w.cfg, before, now, altered, entered); err != nil {
-			// Compared again the next time, and raised from memory till then.
+			// Raised from memory till it is stored, and so that it will be, compared
+			// with the same again: taken as seen, it would go into the table with
+			// the next check, which has nothing to report, and be lost with a
+			// process whose raise is not durable yet.
 			changes.Stored = false
 			syncErr = errors.Join(syncErr, err)
-			stored = false
+			stored, now = false, before
 		}
 	}
 	w.seen, w.stored = now, stored
