@@ -96,7 +96,8 @@ func newBundle(t *testing.T) *bundle {
 	for _, u := range b.set.Units() {
 		ids = append(ids, u.ID)
 	}
-	check(b.store.WriteRules(t.Context(), coherence.PartitionStep, ids, true))
+	_, err = b.store.WriteRules(t.Context(), coherence.PartitionStep, "test", ids, true)
+	check(err)
 	b.applied(t.Context())
 	return b
 }

@@ -13,11 +13,15 @@ import (
 // ReadRules returns by which rules a worker partition was last worked on: the
 // identities that WriteRules left, ascending. found is false if there are none;
 // others says that there are some of other partitions.
-func (s *Store) ReadRules(ctx context.Context, partition int) (ids []uint64, found, others bool, err error) {
+//
+// by begins to work on the partition with it: from then on nothing that an
+// earlier one leaves is added to it.
+func (s *Store) ReadRules(ctx context.Context, partition int, by string) (ids []uint64, found, others bool, err error) {
 	key := s.layout.Control("rules")
+	begun := redis.NewIntCmd(ctx, "hset", s.layout.Control(rulesBy), strconv.Itoa(partition), by)
 	value := redis.NewStringCmd(ctx, "hget", key, strconv.Itoa(partition))
 	count := redis.NewIntCmd(ctx, "hlen", key)
-	if err := s.do(ctx, []unit{{key: key, cmds: []redis.Cmder{value, count}}}); err != nil {
+	if err := s.do(ctx, []unit{{key: key, cmds: []redis.Cmder{begun, value, count}}}); err != nil {
 		return nil, false, false, fmt.Errorf("read rules of partition %d: %w", partition, err)
 	}
 	text := value.Val()
@@ -31,7 +35,11 @@ func (s *Store) ReadRules(ctx context.Context, partition int) (ids []uint64, fou
 	return ids, true, count.Val() > 1, nil
 }
 
-const rulesVersion = '1'
+const (
+	rulesVersion = '1'
+	// rulesBy names who began to work on each partition last.
+	rulesBy = "rules_by"
+)
 
 func parseRules(text string) (ids []uint64, ok bool) {
 	if text == "" || text[0] != rulesVersion || len(text)%8 != 1 {
@@ -44,28 +52,44 @@ func parseRules(text string) (ids []uint64, ok bool) {
 }
 
 // WriteRules leaves by which rules a partition is worked on from now on. It is
-// called when everything that they newly touch has been raised; and with what
-// they share with those before, before any change is worked on without the rest.
+// called when everything that they newly touch has been raised.
+//
+// by is who began to work with ReadRules. Once another has begun, what is not
+// among the rules is taken away and nothing is added; written says whether it was
+// more than that.
 //
 // first says that whoever works on the partition leaves it for the first time.
 // Then what partitions of other maps have left (of another transport, of the
 // topic before it grew) goes: who reads the log by that map is done, or is about
 // to find out, and raises everything when it begins anew.
-func (s *Store) WriteRules(ctx context.Context, partition int, ids []uint64, first bool) error {
+func (s *Store) WriteRules(ctx context.Context, partition int, by string, ids []uint64, first bool) (written bool, err error) {
+	size := ""
+	if first {
+		size = strconv.Itoa(partition / PartitionStep)
+	}
+	return s.leaveRules(ctx, partition, by, ids, size)
+}
+
+// StrikeRules leaves of what WriteRules has left no more than these. It does not
+// ask who calls: a list that is too short is a raise too many.
+func (s *Store) StrikeRules(ctx context.Context, partition int, ids []uint64) error {
+	_, err := s.leaveRules(ctx, partition, "", ids, "")
+	return err
+}
+
+func (s *Store) leaveRules(ctx context.Context, partition int, by string, ids []uint64, size string) (written bool, err error) {
 	ids = slices.Sorted(slices.Values(ids))
 	value := []byte{rulesVersion}
 	for _, id := range slices.Compact(ids) {
 		value = binary.BigEndian.AppendUint64(value, id)
 	}
-	key, size := s.layout.Control("rules"), ""
-	if first {
-		size = strconv.Itoa(partition / PartitionStep)
+	l := s.layout
+	keys := []string{l.Control("rules"), l.Control(rulesBy)}
+	c := redis.NewIntCmd(ctx, s.evalArgs(scriptRules, l.Control("spare"), keys, strconv.Itoa(partition), value, size, PartitionStep, by)...)
+	if err := s.do(ctx, []unit{{key: keys[0], cmds: []redis.Cmder{c}}}); err != nil {
+		return false, fmt.Errorf("write rules of partition %d: %w", partition, err)
 	}
-	c := redis.NewIntCmd(ctx, s.evalArgs(scriptRules, s.layout.Control("spare"), []string{key}, strconv.Itoa(partition), value, size, PartitionStep)...)
-	if err := s.do(ctx, []unit{{key: key, cmds: []redis.Cmder{c}}}); err != nil {
-		return fmt.Errorf("write rules of partition %d: %w", partition, err)
-	}
-	return nil
+	return c.Val() == 1, nil
 }
 
 // Followed is by which rules all partitions are worked on, at one moment.

@@ -15,7 +15,8 @@ func TestFollowed(t *testing.T) {
 		const ofTwo, ofOne = 2 * PartitionStep, 1 * PartitionStep
 		leave := func(partition int, first bool, ids ...uint64) {
 			t.Helper()
-			must(t, b.WriteRules(t.Context(), partition, ids, first))
+			_, err := b.WriteRules(t.Context(), partition, "test", ids, first)
+			must(t, err)
 		}
 		want := func(want bool, ids ...uint64) {
 			t.Helper()
@@ -74,7 +75,8 @@ func TestWriteRulesUnderOOM(t *testing.T) {
 			b := seeded(on(t, harness.NewRedis(t, servers.RedisConfig{}), Options{}))
 			b.legacy, b.setGet = legacy, !legacy
 			must(t, b.rdb.ConfigSet(b.ctx(), "maxmemory", "1").Err())
-			must(t, b.WriteRules(b.ctx(), PartitionStep, []uint64{1, 2, 3}, true))
+			_, err := b.WriteRules(b.ctx(), PartitionStep, "test", []uint64{1, 2, 3}, true)
+			must(t, err)
 			f, err := b.Followed(b.ctx())
 			must(t, err)
 			if !f.All([]uint64{1, 3}) {

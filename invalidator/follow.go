@@ -40,7 +40,7 @@ type noted struct {
 // applied says that something was.
 func (l *lane) recall(ctx context.Context, applied bool) error {
 	return l.w.retry(ctx, "read rules", func(ctx context.Context) error {
-		ids, found, others, err := l.w.store.ReadRules(ctx, l.field)
+		ids, found, others, err := l.w.store.ReadRules(ctx, l.field, l.by)
 		if err != nil {
 			return err
 		}
@@ -138,7 +138,15 @@ func (l *lane) strike(ctx context.Context, units []rules.Unit) error {
 	if struck == 0 {
 		return nil
 	}
-	return l.w.retry(ctx, "note rules", func(ctx context.Context) error { return l.note(ctx, kept, false) })
+	return l.w.retry(ctx, "note rules", func(ctx context.Context) error {
+		l.noted.mu.Lock()
+		defer l.noted.mu.Unlock()
+		if err := l.w.store.StrikeRules(ctx, l.field, kept); err != nil {
+			return err
+		}
+		l.noted.ids = kept
+		return nil
+	})
 }
 
 // followed says that what the rules newly touch was raised with the batch.
@@ -173,12 +181,20 @@ func (l *lane) noteRules(ctx context.Context, done int64) {
 	l.noted.stands.Store(true)
 }
 
-// note tells Redis.
+// note tells Redis. Where another has begun to work on the partition, which may
+// follow other rules, it is not for this one to say by which it is worked on: a
+// rebalance waits neither for a walk nor for a process that was stopped, and a
+// note that comes late would have the next one believe that changes were looked
+// at with rules that they went by without.
 func (l *lane) note(ctx context.Context, ids []uint64, first bool) error {
 	l.noted.mu.Lock()
 	defer l.noted.mu.Unlock()
-	if err := l.w.store.WriteRules(ctx, l.field, ids, first); err != nil {
+	written, err := l.w.store.WriteRules(ctx, l.field, l.by, ids, first)
+	if err != nil {
 		return err
+	}
+	if !written {
+		l.w.log.InfoContext(ctx, "another worker has begun with the partition, and tells by which rules it works", "partition", l.p.ID())
 	}
 	l.noted.ids = ids
 	return nil
@@ -192,5 +208,6 @@ func (l *lane) renote(ctx context.Context) error {
 	if l.noted.ids == nil {
 		return nil // nothing is there, or not yet read
 	}
-	return l.w.store.WriteRules(ctx, l.field, l.noted.ids, false)
+	_, err := l.w.store.WriteRules(ctx, l.field, l.by, l.noted.ids, false)
+	return err
 }

@@ -289,6 +289,56 @@ func TestFillersSeeWhichRulesAreFollowed(t *testing.T) {
 	}
 }
 
+// A worker that is late to leave (a rebalance does not wait for a walk, and one that
+// was stopped for a minute knows nothing of it) does not tell by which rules it
+// worked when another has the partition by then: that one may work by older
+// rules, and what it lets go by the next one has to raise.
+func TestLateNoteOfRulesIsRefused(t *testing.T) {
+	t.Parallel()
+	w, take := follows(t)
+	before := w.cfg.Rules()
+	take(newRule...)
+	after := w.cfg.Rules()
+	var of atomic.Pointer[Rules]
+	var armed atomic.Bool
+	of.Store(before)
+	w.cfg.Rules = of.Load
+	b := newBlocker("watermark")
+	late := w.ready(func(k *Worker) {
+		k.hook = func(step string) {
+			if armed.Load() {
+				b.hook(step)
+			}
+		}
+	})
+	w.commit(update("loose", "7"))
+	w.settle()
+	armed.Store(true)
+	of.Store(after)
+	w.commit(update("categories", "5")) // a sweep, so that its watermark is written by itself
+	b.wait(t)
+
+	w.newLog()
+	w.cfg.Rules = func() *Rules { return before } // a deployment that was rolled back
+	r := w.ready()
+	w.cache("kept:1", "v")
+	w.commit(update("things", "1"))
+	w.settle()
+	w.wantState("kept:1", "v") // none of its rules is about it
+	close(b.let)
+	late.drain()
+	w.commit(update("loose", "8"))
+	w.settle()
+	r.drain()
+
+	w.newLog()
+	w.cfg.Rules = func() *Rules { return after }
+	w.ready()
+	w.commit(update("loose", "9"))
+	w.settle()
+	w.wantState("kept:1", "dead")
+}
+
 // A Redis that comes back with an earlier state is told again by which rules it
 // is worked on.
 func TestRedoTellsTheRulesAgain(t *testing.T) {

@@ -24,6 +24,9 @@ type lane struct {
 	// field is the partition's number in the watermarks; see watermarkField.
 	field int
 
+	// by is this lane's name, in what Redis tells of its partition's rules.
+	by string
+
 	rules   *Rules
 	follows followed
 	noted   noted
@@ -101,7 +104,7 @@ func watermarkField(id, count int) int { return count*coherence.PartitionStep + 
 
 func newLane(w *Worker, p stream.Partition) *lane {
 	return &lane{
-		w: w, p: p, field: watermarkField(p.ID(), p.Count()),
+		w: w, p: p, field: watermarkField(p.ID(), p.Count()), by: w.uniqueCause("lane"),
 		handles: newHandles(w.metrics), keys: newCoalescer(), led: newLedger(),
 	}
 }

@@ -108,7 +108,7 @@ func (b *bundle) followed(t testing.TB, set *rules.Set) {
 	for _, u := range set.Units() {
 		ids = append(ids, u.ID)
 	}
-	if err := b.store.WriteRules(t.Context(), coherence.PartitionStep, ids, false); err != nil {
+	if _, err := b.store.WriteRules(t.Context(), coherence.PartitionStep, "test", ids, false); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -84,7 +84,7 @@ func units(set *rules.Set) (ids []uint64) {
 
 func leave(t testing.TB, b *bundle, partition int, ids []uint64) {
 	t.Helper()
-	if err := b.store.WriteRules(t.Context(), partition, ids, false); err != nil {
+	if _, err := b.store.WriteRules(t.Context(), partition, "test", ids, false); err != nil {
 		t.Fatal(err)
 	}
 }
