@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -52,19 +53,19 @@ func (s *Store) Fire(ctx context.Context) (int, error) {
 	return len(delays), nil
 }
 
-// next returns how long it is until something is due, at most Config.Poll.
-func (s *Store) next(ctx context.Context) (time.Duration, error) {
+// First returns how long it is until something is due, of what is due within the
+// hour; found is false if nothing is.
+func (s *Store) First(ctx context.Context) (until time.Duration, found bool, err error) {
 	var seconds *float64
-	err := s.cfg.Pool.QueryRow(ctx, `SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
+	err = s.cfg.Pool.QueryRow(ctx, `SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
 		FROM lethe.schedules WHERE namespace = $1 AND due_at IS NOT NULL AND due_at < clock_timestamp() + interval '1 hour'`, s.cfg.Namespace).Scan(&seconds)
 	if err != nil {
-		return 0, fmt.Errorf("look for what is due next: %w", err)
+		return 0, false, fmt.Errorf("look for what is due next: %w", err)
 	}
 	if seconds == nil {
-		return s.cfg.Poll, nil
+		return 0, false, nil
 	}
-	// Not at once, although it is due: another worker has it in hand.
-	return min(max(time.Duration(*seconds*float64(time.Second)), nextMin), s.cfg.Poll), nil
+	return time.Duration(*seconds * float64(time.Second)), true, nil
 }
 
 const (
@@ -81,53 +82,101 @@ const (
 // cure; the database being away is none. below returns the position below which
 // nothing is delivered again; optional.
 func (s *Store) Run(ctx context.Context, below func(context.Context) (change.Position, error)) error {
+	var chores sync.WaitGroup
+	defer chores.Wait()
+	// Beside the firing: what prunes asks Redis, which may be away, and deletes
+	// as much as there is, while the next schedule is due.
+	chores.Go(func() { s.chores(ctx, below) })
+	fireDue(ctx, s, s.cfg.Poll, s.wake, s.failed)
+	return nil
+}
+
+// failed tells of what is tried again.
+func (s *Store) failed(ctx context.Context, err error) {
+	s.cfg.Logger.WarnContext(ctx, "schedules wait for the database", "error", err)
+	s.cfg.Metrics.errors.Inc()
+}
+
+// chores looks after the table until ctx ends.
+func (s *Store) chores(ctx context.Context, below func(context.Context) (change.Position, error)) {
+	var pruned time.Time
+	for ctx.Err() == nil {
+		err := s.count(ctx)
+		if err == nil && below != nil && (pruned.IsZero() || time.Since(pruned) >= pruneEvery) {
+			if err = s.prune(ctx, below); err == nil {
+				pruned = time.Now()
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			s.failed(ctx, err)
+		}
+		sleep(ctx, countEvery)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// dueList is what fireDue fires from: a Store, or what a test takes for one.
+type dueList interface {
+	// Fire fires what is due, at most fireBatch at once, and returns how many.
+	Fire(ctx context.Context) (int, error)
+	// First returns how long it is until something is due.
+	First(ctx context.Context) (until time.Duration, found bool, err error)
+}
+
+// fireDue fires what is due until ctx ends. What was stored within its own process
+// it is told of, if that is due before the next look; what others store it sees
+// by looking. So nothing is fired later than a look after it was stored and due,
+// and after an outage no later than retryMost and half of that.
+func fireDue(ctx context.Context, list dueList, poll time.Duration, wake <-chan struct{}, failed func(context.Context, error)) {
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(20*time.Millisecond),
 		backoff.WithMaxInterval(retryMost), backoff.WithMaxElapsedTime(0))
-	var pruned, counted time.Time
 	for {
-		pause, err := s.step(ctx)
-		if err == nil && time.Since(pruned) > pruneEvery && below != nil {
-			pruned = time.Now()
-			err = s.prune(ctx, below)
-		}
-		if err == nil && time.Since(counted) > countEvery {
-			counted = time.Now()
-			err = s.count(ctx)
-		}
+		pause, err := step(ctx, list, poll)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop: what failed then is the next one's
+			return // told to stop: what failed then is the next one's
 		}
+		told := wake
 		if err != nil {
-			s.cfg.Logger.WarnContext(ctx, "schedules wait for the database", "error", err)
-			s.cfg.Metrics.errors.Inc()
+			failed(ctx, err)
 			pause = wait.NextBackOff()
+			told = nil // what is stored meanwhile does not make the database answer
 		} else {
 			wait.Reset()
-		}
-		wake := s.wake
-		if err != nil {
-			wake = nil // what is stored meanwhile does not make the database answer
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-		case <-wake:
+		case <-told:
 		}
 		timer.Stop()
 	}
 }
 
 // step fires all that is due, and says how long to wait.
-func (s *Store) step(ctx context.Context) (time.Duration, error) {
+func step(ctx context.Context, list dueList, poll time.Duration) (time.Duration, error) {
 	for {
-		n, err := s.Fire(ctx)
+		n, err := list.Fire(ctx)
 		if err != nil {
 			return 0, err
 		}
-		if n < fireBatch {
-			return s.next(ctx)
+		if n == fireBatch {
+			continue
 		}
+		until, found, err := list.First(ctx)
+		if err != nil || !found {
+			return poll, err
+		}
+		// Not at once, although it is due: another worker has it in hand.
+		return min(max(until, nextMin), poll), nil
 	}
 }
 

@@ -223,7 +223,7 @@ func (s *Store) put(ctx context.Context, b invalidator.ScheduleBatch, now time.T
 	if len(b.Read)+len(b.Known) > 0 {
 		kick(s.read)
 	}
-	if !next.IsZero() && next.Sub(now) < s.cfg.Poll {
+	if !next.IsZero() && beforeLook(next.Sub(now), s.cfg.Poll) {
 		kick(s.wake)
 	}
 	return nil
@@ -293,6 +293,10 @@ func split(rules []invalidator.ScheduleRule) (ids []int64, names []string) {
 	}
 	return ids, names
 }
+
+// beforeLook reports whether what is due so soon may be due before a Store looks
+// again by itself.
+func beforeLook(until, poll time.Duration) bool { return until < poll }
 
 func kick(c chan struct{}) {
 	select {
