@@ -29,25 +29,33 @@ const (
 	autoSamples = 8192
 )
 
-// odds chooses between deleting and rewarming the entries of a class, after
-// "Revisiting Cache Freshness for Emerging Real-Time Applications" (Mao, Iyer,
-// Shenker, Stoica, HotNets '24), which updates an entry rather than invalidates
-// it if
+// odds chooses between deleting and rewarming the entries of a class.
 //
-//	E[W] * cu < cm + ci
+// Let an entry be invalidated, and look at the time until it is invalidated
+// again. The invalidation itself costs the same either way and is left out.
 //
-// where E[W] is the number of writes to an entry between two reads, cu the cost
-// of an update, cm that of a miss and ci that of an invalidation. Lethe
-// invalidates in either case, so ci stands on both sides and goes. E[W] is 1/p,
-// where p is the chance that an entry is read between two invalidations of it:
-// what was left to readers is there at the next invalidation if they asked for
-// it. So an entry is rewarmed if
+//   - Deleted, it costs one miss, cm, if anybody reads it within that time, and
+//     nothing if nobody does: whoever reads it first loads it, the others of that
+//     moment wait for him (leases), and the later ones find it. With p for the
+//     chance that somebody reads it: p * cm.
+//   - Rewarmed, it costs a load by us, cu, whether somebody reads it or not.
 //
-//	p * cm > cu
+// So rewarming is the cheaper if
 //
-// cu is the time of a load of many divided by their number, cm the time of a
-// load of one, twice: it keeps the database busy, and a reader waiting. What has
-// not been measured yet is taken to be the same for both.
+//	cu < p * cm
+//
+// p is measured where it can be seen: of an entry that was left to readers,
+// whether it is there at its next invalidation. (One that expired meanwhile was
+// read and counts as not: p is then too small, on the side of deleting.) cu is
+// the time of a load of many divided by their number, cm the time of a load of
+// one, twice: it keeps the database busy, and a reader waiting. What has not been
+// measured yet is taken to be the same for both; that a load of many could be
+// dearer for each than one alone, as it may seem under load, is not believed.
+//
+// The question, to update or to invalidate by what each costs and by how many
+// writes there are between reads, is that of "Revisiting Cache Freshness for
+// Emerging Real-Time Applications" (Mao, Iyer, Shenker, Stoica, HotNets '24). The
+// rule is the one above, and not meant to be theirs term by term.
 //
 // It is pure: no clock, no randomness. Not safe for concurrent use.
 type odds struct {
@@ -105,10 +113,18 @@ func (o *odds) choose() {
 	if o.since < autoLeast {
 		return
 	}
-	worth := o.chance() / o.price()
-	if o.rewarm && worth < 1/autoMargin || !o.rewarm && worth > autoMargin {
-		o.rewarm, o.since = !o.rewarm, 0
+	if next := better(o.chance(), o.price(), o.rewarm); next != o.rewarm {
+		o.rewarm, o.since = next, 0
 	}
+}
+
+// better says whether to rewarm, by the chance p and the price cu / cm: what is
+// done now stays unless the other costs less by autoMargin.
+func better(chance, price float64, rewarm bool) bool {
+	if rewarm {
+		return chance*autoMargin >= price
+	}
+	return chance > price*autoMargin
 }
 
 // String says what was chosen and why.

@@ -98,6 +98,47 @@ func TestOddsAreMonotone(t *testing.T) {
 	}
 }
 
+// The rule against what it is derived from: the costs of many periods between two
+// invalidations, added up. Where one choice is the dearer by more than the margin
+// the rule has the other, whatever was done before; and what speaks for a rewarm
+// never ends one.
+func TestBetterIsCheaper(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 6))
+	decided := 0
+	for range 3000 {
+		p, cm, cu := r.Float64(), 0.1+r.Float64(), 0.01+r.Float64()
+		const periods = 1000
+		deleted, rewarmed, reads := 0.0, 0.0, 0
+		for range periods {
+			rewarmed += cu
+			if r.Float64() < p {
+				deleted += cm
+				reads++
+			}
+		}
+		chance, price := float64(reads)/periods, cu/cm
+		for _, now := range []bool{false, true} {
+			got := better(chance, price, now)
+			switch {
+			case rewarmed > 1.001*autoMargin*deleted && got, deleted > 1.001*autoMargin*rewarmed && !got:
+				t.Errorf("p %.3f, cu %.3f, cm %.3f, rewarming now %v: chosen rewarm %v; deleting costs %.1f, rewarming %.1f", chance, cu, cm, now, got, deleted, rewarmed)
+			case rewarmed > autoMargin*deleted, deleted > autoMargin*rewarmed:
+				decided++
+			case got != now:
+				t.Errorf("p %.3f, cu %.3f, cm %.3f: changed from rewarming %v for less than the margin", chance, cu, cm, now)
+			}
+			more, cheaper := min(1, chance+r.Float64()/10), price*r.Float64()
+			if got && (!better(more, price, now) || !better(chance, cheaper, now) || !better(chance, price, true)) {
+				t.Errorf("p %.3f, cu/cm %.3f: rewarmed, but not with p %.3f, with cu/cm %.3f, or when it is already", chance, price, more, cheaper)
+			}
+		}
+	}
+	if decided < 3000 {
+		t.Errorf("only %d of 6000 choices lay beyond the margin", decided)
+	}
+}
+
 // A class that stands at the margin does not swing; one whose readers leave is
 // noticed within the memory.
 func TestOddsHaveHysteresisAndForget(t *testing.T) {
