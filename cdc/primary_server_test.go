@@ -118,6 +118,7 @@ func TestServerFunctionCallEnds(t *testing.T) {
 		t.Errorf("a call that was canceled: %v", err)
 	}
 	stop()
+	exec(t, app, `SELECT pg_terminate_backend($1)`, p.conn.PgConn().PID()) // it would sleep on
 
 	// A deadline that is set anew does not undo the end.
 	p, ctx, end := open()
