@@ -140,6 +140,11 @@ func (m *Matcher) message(dst *Targets, c *change.Change, x change.Position) err
 		}
 	}
 	if len(msg.Keys)+len(any)+len(all)+len(classes) == 0 {
+		// A list that somebody made and that came out empty asks for nothing. A
+		// message without any is one that lacks what it was to say.
+		if msg.Keys != nil || msg.Classes != nil || len(msg.Tags) > 0 && string(msg.Tags) != "null" {
+			return nil
+		}
 		return errors.New("read logical message: it names neither keys nor tags nor classes")
 	}
 

@@ -23,17 +23,23 @@ type Scanner struct {
 	// Plan returns the rules in force.
 	Plan func() *rules.Plan
 	// Position returns a position below which every commit is visible to whatever
-	// snapshot is taken after the call, and whose era is that of the log.
+	// snapshot is taken after the call, and whose era is that of the log. While
+	// nobody can say, as in the first moment of a start, it errs with ErrNotYet.
 	Position func(ctx context.Context) (change.Position, error)
 	// Page is how many rows are read at once; 0 is PageDefault.
 	Page int
 }
+
+// ErrNotYet says that there is no position yet: nothing has failed, and it is
+// asked for again soon.
+var ErrNotYet = errors.New("nothing is known to be visible yet")
 
 // PageDefault is Scanner.Page where it is not set.
 const PageDefault = 2000
 
 const (
 	lookEvery = 2 * time.Second
+	lookSoon  = 100 * time.Millisecond // while there is no position yet
 	// leaseFor is the life of a lease without a page: how long the rows of a
 	// process that was killed wait for the next.
 	leaseFor = 10 * time.Second
@@ -53,11 +59,16 @@ func (s *Scanner) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop: the scan is still due
 		}
-		if err != nil {
+		wait := lookEvery
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrNotYet):
+			wait = lookSoon
+		default:
 			s.Store.cfg.Metrics.scans.WithLabelValues("failed").Inc()
 			s.Store.cfg.Logger.ErrorContext(ctx, "a table could not be read for schedules; until it is, what is due may be missed", "error", err)
 		}
-		timer := time.NewTimer(lookEvery)
+		timer := time.NewTimer(wait)
 		read := s.Store.read
 		if err != nil {
 			read = nil

@@ -1,11 +1,15 @@
 package schedule
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,4 +247,59 @@ func TestServerScanTables(t *testing.T) {
 	if err := w.scanner(hidden, p, 0x100).Scan(t.Context()); err == nil || !strings.Contains(err.Error(), "row-level security") {
 		t.Errorf("rows that a policy hides: %v", err)
 	}
+}
+
+// A position that is not there yet is no failure: every start begins so.
+func TestScanWaitsForAPosition(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec(`CREATE TABLE sales (id int PRIMARY KEY, product_id int, ends_at timestamptz)`)
+	w.exec(`INSERT INTO sales VALUES (1, 1, now() + interval '1 day')`)
+	p := plan(t, `{name: sale ends, table: sales, keys: ["product:{product_id}"], at: ends_at}`)
+	s := w.store("a")
+	w.want(s, p)
+	var said lockedLog
+	s.cfg.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	sc := w.scanner(s, p, 0x100)
+	var asked atomic.Int64
+	sc.Position = func(context.Context) (change.Position, error) {
+		if asked.Add(1) < 3 {
+			return change.Position{}, fmt.Errorf("%w: no source", ErrNotYet)
+		}
+		return change.Position{Era: 1, LSN: 0x100}, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- sc.Run(ctx) }()
+	harness.Eventually(t, time.Minute, func() error {
+		if got := w.keys("a"); len(got) != 1 {
+			return fmt.Errorf("scheduled %v, want one row", got)
+		}
+		return nil
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if text := said.String(); strings.Contains(text, "level=ERROR") {
+		t.Errorf("the log of a start has errors:\n%s", text)
+	}
+}
+
+// lockedLog may be written by a goroutine and read by a test.
+type lockedLog struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }

@@ -71,7 +71,7 @@ second leaves it, to be delivered again at the next start.`,
 			return err
 		},
 	}
-	cmd.Flags().StringSliceVar(&names, "roles", []string{"reader", "worker"}, "what this process does: reader, worker")
+	cmd.Flags().StringSliceVar(&names, "roles", []string{"reader", "worker"}, "what this process does: reader, worker; warmer is a part of worker")
 	p.settings.Warm.addFlags(cmd.Flags())
 	cmd.Flags().Int64Var(&p.settings.WALBudget, "wal-budget", 0,
 		"bytes of WAL that the slot may keep; beyond it the slot is given up and everything cached is forgotten (0: no limit)")
@@ -84,20 +84,27 @@ second leaves it, to be delivered again at the next start.`,
 // parted: there is nothing between them.
 func parseRoles(names []string, direct bool) (roles, error) {
 	var r roles
+	warmer := false
 	for _, name := range names {
 		switch strings.TrimSpace(name) {
 		case "reader":
 			r.reader = true
 		case "worker":
 			r.worker = true
-		case "warmer", "console", "audit":
-			return r, usagef("--roles: %q is not part of this version; it has reader and worker", name)
+		case "warmer":
+			warmer = true
+		case "console", "audit":
+			return r, usagef("--roles: %q is not part of this version; it has reader, worker and warmer", name)
 		default:
-			return r, usagef("--roles: unknown role %q: want reader, worker", name)
+			return r, usagef("--roles: unknown role %q: want reader, worker, warmer", name)
 		}
 	}
+	// What is forgotten is filled again by who forgot it.
+	if warmer && !r.worker {
+		return r, usagef("--roles: warmer is a part of worker: name both; `lethe warm` fills entries beside them")
+	}
 	if !r.reader && !r.worker {
-		return r, usagef("--roles: names no role: want reader, worker")
+		return r, usagef("--roles: names no role: want reader, worker, warmer")
 	}
 	if direct && (!r.reader || !r.worker) {
 		return r, usagef("--roles %s needs a broker between reader and worker: set LETHE_KAFKA_BROKERS", strings.Join(names, ","))

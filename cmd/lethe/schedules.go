@@ -147,7 +147,7 @@ func (v *visiblePosition) read(ctx context.Context) (change.Position, error) {
 		return change.Position{}, err
 	}
 	if control.Source.Era == 0 || control.Source.SystemID == 0 {
-		return change.Position{}, errors.New("no source is recorded yet")
+		return change.Position{}, fmt.Errorf("%w: no source is recorded", schedule.ErrNotYet)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -159,7 +159,7 @@ func (v *visiblePosition) read(ctx context.Context) (change.Position, error) {
 		v.without = time.Now()
 	}
 	if time.Since(v.without) < withoutV || insert == ^change.LSN(0) {
-		return change.Position{}, errors.New("nothing is known to be visible yet")
+		return change.Position{}, schedule.ErrNotYet
 	}
 	return change.Position{Era: control.Source.Era, LSN: insert - 1}, nil
 }
