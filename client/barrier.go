@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/lethe-cache/lethe/change"
 )
 
 // BarrierTimeoutDefault bounds a Barrier whose ctx has no deadline.
@@ -97,11 +95,10 @@ func (c *Client) Barrier(ctx context.Context, token string) error {
 		ctx, cancel = context.WithTimeout(ctx, BarrierTimeoutDefault)
 		defer cancel()
 	}
-	bound, err := change.ParsePosition(token)
-	if err != nil || bound.Era == 0 || bound == unknownToken {
+	bound := c.boundOf(ctx, token)
+	if bound == unknownToken {
 		return fmt.Errorf("barrier: %w", &BarrierError{Err: errors.New("the token names no position that the workers come to")})
 	}
-	bound.LSN = change.Bound(bound.LSN)
 	if err := c.waitFor(ctx, func() bool { return c.reached(bound) }); err != nil {
 		return fmt.Errorf("barrier: %w", &BarrierError{Err: err})
 	}

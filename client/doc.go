@@ -87,6 +87,8 @@
 //	token, err := c.Wrote(ctx, pool) // after COMMIT
 //	p, err := products.Get(c.After(ctx, token), "product:42")
 //
+// The functions Wrote and After do the same where there is no Client at hand.
+//
 // Barrier waits until the write that a token names has reached every L1 of every
 // process, or names those that it has not.
 //

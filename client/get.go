@@ -14,7 +14,9 @@ import (
 // scope is what a context carries for reads below it.
 type scope struct {
 	load  *Load           // the load that reads, nil outside of one
-	bound change.Position // of After; zero without
+	bound change.Position // of Client.After; zero without
+	token string          // of After: a Client makes a bound of it
+	outer *scope          // where After was called, for its token
 }
 
 type scopeKey struct{}
@@ -35,7 +37,7 @@ func scopeOf(ctx context.Context) *scope {
 // HardTimeout, and that of the class's options. See StaleFor and Default for
 // what is returned instead.
 func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Context, *Load) (T, error)) (T, error) {
-	s := scopeOf(ctx)
+	s := e.c.scopeOf(ctx)
 	if s == nil && e.err == nil {
 		if ent, u := e.local(key); ent != nil && u != unheard {
 			if u == due {

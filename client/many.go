@@ -26,7 +26,7 @@ func (e *Class[T]) GetMany(ctx context.Context, keys []string, load ...func(ctx 
 	if e.err != nil {
 		return nil, fmt.Errorf("get many: %w", e.err)
 	}
-	r := &manyRead[T]{e: e, began: e.c.now(), s: scopeOf(ctx), values: make(map[string]T, len(keys))}
+	r := &manyRead[T]{e: e, began: e.c.now(), s: e.c.scopeOf(ctx), values: make(map[string]T, len(keys))}
 	if len(load) > 0 && load[0] != nil {
 		r.batch = load[0]
 	} else if own, ok := e.cl.loadMany.(batchLoader[T]); ok {

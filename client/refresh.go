@@ -108,7 +108,7 @@ func (e *Class[T]) Refresh(ctx context.Context, key string, load ...func(context
 	if err != nil {
 		return zero, fmt.Errorf("refresh %q: %w", key, err)
 	}
-	s := scopeOf(ctx)
+	s := e.c.scopeOf(ctx)
 	if s == nil {
 		s = &scope{}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,6 +25,127 @@ const wroteSQL = `SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalo
 	(SELECT system_identifier FROM pg_catalog.pg_control_system()),
 	('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int`
 
+// place is where a write stands in the log of its server, which has no era: only
+// Redis knows that.
+type place struct {
+	system   uint64
+	timeline uint32
+	insert   change.LSN
+}
+
+// readPlace reads how far the server of conn has written.
+func readPlace(ctx context.Context, conn Queryer) (place, error) {
+	var (
+		text     string
+		writing  bool
+		system   int64
+		timeline int32
+	)
+	if err := conn.QueryRow(ctx, wroteSQL).Scan(&text, &writing, &system, &timeline); err != nil {
+		return place{}, fmt.Errorf("read the position of a write: %w", err)
+	}
+	if writing {
+		return place{}, errors.New("read the position of a write: it has not been committed")
+	}
+	insert, err := change.ParseLSN(text)
+	if err != nil {
+		return place{}, fmt.Errorf("read the position of a write: %w", err)
+	}
+	return place{system: uint64(system), timeline: uint32(timeline), insert: insert}, nil
+}
+
+// placeDigits are those of the three parts of a place's text.
+const placeDigits = 16 + 8 + 16
+
+func (p place) String() string {
+	return fmt.Sprintf("%016x%08x%016x", p.system, p.timeline, uint64(p.insert))
+}
+
+func parsePlace(token string) (p place, ok bool) {
+	if len(token) != placeDigits {
+		return p, false
+	}
+	system, err1 := strconv.ParseUint(token[:16], 16, 64)
+	timeline, err2 := strconv.ParseUint(token[16:24], 16, 32)
+	insert, err3 := strconv.ParseUint(token[24:], 16, 64)
+	return place{system: system, timeline: uint32(timeline), insert: change.LSN(insert)}, errors.Join(err1, err2, err3) == nil
+}
+
+// Wrote is Client.Wrote for where there is no Client: a service that writes and
+// caches nothing. Its token is somewhat longer, and good for the same.
+func Wrote(ctx context.Context, conn Queryer) (string, error) {
+	p, err := readPlace(ctx, conn)
+	if err != nil {
+		return "", err
+	}
+	return p.String(), nil
+}
+
+// After is Client.After for where there is no Client at hand: it holds for every
+// Client that reads under the context.
+func After(ctx context.Context, token string) context.Context {
+	s := scope{token: token}
+	if token == "" {
+		s.token = "none" // as any other that can not be read
+	}
+	if outer := scopeOf(ctx); outer != nil {
+		s.load, s.bound, s.outer = outer.load, outer.bound, outer
+	}
+	return context.WithValue(ctx, scopeKey{}, &s)
+}
+
+// scopeOf is the scope of a context, with the tokens of After understood.
+func (c *Client) scopeOf(ctx context.Context) *scope {
+	s := scopeOf(ctx)
+	if s == nil || s.token == "" && s.outer == nil {
+		return s
+	}
+	out := scope{load: s.load, bound: s.bound}
+	for ; s != nil; s = s.outer {
+		if s.token != "" {
+			out.bound = out.bound.Max(c.boundOf(ctx, s.token))
+		}
+	}
+	return &out
+}
+
+// boundOf is what a value must reach to contain the write that a token names.
+func (c *Client) boundOf(ctx context.Context, token string) change.Position {
+	p, err := change.ParsePosition(token)
+	if at, ok := parsePlace(token); ok {
+		p, err = c.positionOf(ctx, at), nil
+	}
+	if err != nil || p.Era == 0 || p == unknownToken {
+		return unknownToken
+	}
+	// A commit that returned before the insert position was read starts
+	// below its bound.
+	p.LSN = change.Bound(p.LSN)
+	return p
+}
+
+// positionOf puts the era to a place: that of the recorded source, if it is of
+// that source.
+//
+// The era may be a later one than at the write, for one server begins an era
+// whenever it was restarted. Its log goes on where it had ended then, and a write
+// that is still in it stands below: what has reached that position in this era
+// contains the write.
+func (c *Client) positionOf(ctx context.Context, at place) change.Position {
+	v := c.view.Load()
+	if v == nil {
+		var err error
+		if v, err = c.control(ctx, nil); err != nil {
+			return unknownToken // the write stands; only the cache is not asked
+		}
+	}
+	src := v.control.Source
+	if src.Era == 0 || src.SystemID != at.system || src.Timeline != at.timeline {
+		return unknownToken
+	}
+	return change.Position{Era: src.Era, LSN: at.insert}
+}
+
 // Wrote returns a token for everything that was committed on conn's server
 // before the call: call it after COMMIT has returned. Reads under After with
 // that token contain it, in this process and in every other. The token is short
@@ -33,33 +155,11 @@ const wroteSQL = `SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalo
 // server), reads under the token go to the database. It errs if the server does
 // not answer, or if conn is in a transaction that has written.
 func (c *Client) Wrote(ctx context.Context, conn Queryer) (string, error) {
-	var (
-		text     string
-		writing  bool
-		system   int64
-		timeline int32
-	)
-	if err := conn.QueryRow(ctx, wroteSQL).Scan(&text, &writing, &system, &timeline); err != nil {
-		return "", fmt.Errorf("read the position of a write: %w", err)
-	}
-	if writing {
-		return "", errors.New("read the position of a write: it has not been committed")
-	}
-	insert, err := change.ParseLSN(text)
+	at, err := readPlace(ctx, conn)
 	if err != nil {
-		return "", fmt.Errorf("read the position of a write: %w", err)
+		return "", err
 	}
-	v := c.view.Load()
-	if v == nil {
-		if v, err = c.control(ctx, nil); err != nil {
-			return unknownToken.String(), nil //nolint:nilerr // the write stands; only the cache is not asked
-		}
-	}
-	src := v.control.Source
-	if src.Era == 0 || src.SystemID != uint64(system) || src.Timeline != uint32(timeline) {
-		return unknownToken.String(), nil
-	}
-	return change.Position{Era: src.Era, LSN: insert}.String(), nil
+	return c.positionOf(ctx, at).String(), nil
 }
 
 // After returns a context under which Get serves only what contains the write
@@ -67,18 +167,9 @@ func (c *Client) Wrote(ctx context.Context, conn Queryer) (string, error) {
 // need be after a wait of up to Options.TokenWait, else from the database. A
 // token that can not be read asks for the database.
 func (c *Client) After(ctx context.Context, token string) context.Context {
-	p, err := change.ParsePosition(token)
-	if err != nil || p.Era == 0 {
-		p = unknownToken
-	}
-	if p != unknownToken {
-		// A commit that returned before the insert position was read starts
-		// below its bound.
-		p.LSN = change.Bound(p.LSN)
-	}
-	s := scope{bound: p}
+	s := scope{bound: c.boundOf(ctx, token)}
 	if outer := scopeOf(ctx); outer != nil {
-		s.load, s.bound = outer.load, p.Max(outer.bound)
+		s.load, s.bound, s.outer = outer.load, s.bound.Max(outer.bound), outer
 	}
 	return context.WithValue(ctx, scopeKey{}, &s)
 }
