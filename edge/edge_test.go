@@ -401,6 +401,28 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// A process with older rules that starts beside one with newer ones knows nothing
+// of an endpoint: it does not throw away what waits for it.
+func TestOlderProcessStartsBeside(t *testing.T) {
+	t.Parallel()
+	a, b := newServer(t), newServer(t)
+	w := newWorld(t, "  - {name: a, url: %q}\n  - {name: b, url: %q}", a.URL, b.URL)
+	s := w.run(a, b)
+	b.set(refuse(http.StatusServiceUnavailable))
+	w.keep(s.Sink, products("1"))
+	a.until(t, `"product:1"`)
+	w.edges = w.edges[:1]
+	w.run()
+	harness.Eventually(t, patience, harness.True("b is not known to the older process", func() bool {
+		var known int
+		err := w.pool.QueryRow(t.Context(), `SELECT count(*) FROM lethe.edge_endpoints`).Scan(&known)
+		return err == nil && known == 1
+	}))
+	b.set(nil)
+	b.until(t, `"everything":true`)
+	w.empty()
+}
+
 // Every class raised is everything, and a class that is not told is nothing.
 func TestRaises(t *testing.T) {
 	t.Parallel()

@@ -132,7 +132,12 @@ func (o *outbox) bound(ctx context.Context, endpoint string, pending int) (names
 // told more than before, was not told of what happened earlier: everything. One
 // that is gone is forgotten, with what waits for it; should it come back, it is
 // new. It returns those that were new.
-func (o *outbox) register(ctx context.Context, scopes map[string]string) ([]string, error) {
+//
+// Gone are those of left, which this process told before. Another that it does
+// not know may be told by a process with newer rules, in a deployment that is half
+// done: what waits for that one is not this one's to throw away. It becomes one
+// row that says everything, which goes when nobody has taken it for a day.
+func (o *outbox) register(ctx context.Context, scopes map[string]string, left []string) ([]string, error) {
 	names := make([]string, 0, len(scopes))
 	for name := range scopes {
 		names = append(names, name)
@@ -142,8 +147,20 @@ func (o *outbox) register(ctx context.Context, scopes map[string]string) ([]stri
 		return nil, fmt.Errorf("register edges: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	for _, table := range []string{"edge_endpoints", "edge_outbox"} {
-		if _, err := tx.Exec(ctx, `DELETE FROM lethe.`+table+` WHERE owner = $1 AND NOT endpoint = ANY($2)`, o.owner, names); err != nil {
+	if left == nil {
+		left = []string{} // NULL is none of them
+	}
+	for _, sql := range []struct {
+		text  string
+		names []string
+	}{
+		{`DELETE FROM lethe.edge_endpoints WHERE owner = $1 AND NOT endpoint = ANY($2)`, names},
+		{`DELETE FROM lethe.edge_outbox WHERE owner = $1 AND endpoint = ANY($2)`, left},
+		{`WITH gone AS (DELETE FROM lethe.edge_outbox WHERE owner = $1 AND NOT endpoint = ANY($2) RETURNING endpoint, at)
+			INSERT INTO lethe.edge_outbox (owner, endpoint, everything, at)
+			SELECT $1::text, endpoint, true, max(at) FROM gone GROUP BY endpoint HAVING max(at) > clock_timestamp() - interval '1 day'`, names},
+	} {
+		if _, err := tx.Exec(ctx, sql.text, o.owner, sql.names); err != nil {
 			return nil, fmt.Errorf("register edges: %w", err)
 		}
 	}

@@ -216,16 +216,24 @@ func (s *Sink) Run(ctx context.Context) error {
 	if s.cfg.Alone && s.Active() {
 		s.persist(ctx, s.outbox.takeOver)
 	}
+	var before map[string]*endpoint
 	for ctx.Err() == nil {
 		select { // what was set is what is taken now
 		case <-s.changed:
 		default:
 		}
 		endpoints := s.current()
+		var left []string
+		for name := range before {
+			if endpoints[name] == nil {
+				left = append(left, name)
+			}
+		}
+		before = endpoints
 		rctx, cancel := context.WithCancel(ctx)
 		var wait sync.WaitGroup
 		wait.Go(func() {
-			s.persist(rctx, func(ctx context.Context) error { return s.register(ctx, endpoints) })
+			s.persist(rctx, func(ctx context.Context) error { return s.register(ctx, endpoints, left) })
 		})
 		for _, e := range endpoints {
 			wait.Go(func() { (&sender{s: s, e: e}).run(rctx) })
@@ -259,12 +267,12 @@ func (s *Sink) persist(ctx context.Context, do func(context.Context) error) {
 	}
 }
 
-func (s *Sink) register(ctx context.Context, endpoints map[string]*endpoint) error {
+func (s *Sink) register(ctx context.Context, endpoints map[string]*endpoint, left []string) error {
 	scopes := map[string]string{}
 	for name, e := range endpoints {
 		scopes[name] = s.scope(e)
 	}
-	fresh, err := s.outbox.register(ctx, scopes)
+	fresh, err := s.outbox.register(ctx, scopes, left)
 	if denied := new(pgconn.PgError); len(endpoints) == 0 && errors.As(err, &denied) {
 		return nil // who has no edges need not have the table
 	}
