@@ -49,6 +49,18 @@ func barrierWithin(t *testing.T, c *Client, token string, d time.Duration) *Barr
 	return b
 }
 
+// barrierNaming is a Barrier that is given up because of some who will never
+// acknowledge. Where the machine was too slow for the others, it is tried with
+// more time: those who are named then are named for their silence.
+func barrierNaming(t *testing.T, c *Client, token, names string) *BarrierError {
+	t.Helper()
+	for d := 300 * time.Millisecond; ; d *= 2 {
+		if e := barrierWithin(t, c, token, d); e == nil || fmt.Sprint(e.Clients) == names || d > 10*time.Second {
+			return e
+		}
+	}
+}
+
 // After a Barrier nobody serves what was invalidated before it, in L1 either.
 func TestBarrier(t *testing.T) {
 	t.Parallel()
@@ -90,7 +102,7 @@ func TestBarrierNamesTheSlow(t *testing.T) {
 	<-held
 	w.beat(200, 150)
 	w.heard(a, 150)
-	e := barrierWithin(t, a, tokenAt(160), 300*time.Millisecond)
+	e := barrierNaming(t, a, tokenAt(160), "[b]")
 	if e == nil || !e.Passed || fmt.Sprint(e.Clients) != "[b]" || !errors.Is(e, context.DeadlineExceeded) {
 		t.Errorf("got %+v, want that b is named", e)
 	}
@@ -146,7 +158,7 @@ func TestBarrierList(t *testing.T) {
 	w.must(err)
 	w.must(rdb.HSet(t.Context(), list, "dead", fmt.Sprintf("%d dead", now.Unix())).Err())
 	w.must(rdb.HSet(t.Context(), list, "old", fmt.Sprintf("%d old", now.Add(-2*enrollLife).Unix())).Err())
-	e := barrierWithin(t, c, tokenAt(160), 300*time.Millisecond)
+	e := barrierNaming(t, c, tokenAt(160), "[dead]")
 	if e == nil || fmt.Sprint(e.Clients) != "[dead]" {
 		t.Errorf("got %+v, want that the dead one is named", e)
 	}
