@@ -169,6 +169,22 @@ func ParseGeneration(s string) (uint64, error) {
 	return strconv.ParseUint(s, 16, 64)
 }
 
+// parseHex reads lower-case hexadecimal digits, 16 at most. Each hit in Redis
+// reads 36 of them, so they are not made a string for strconv.
+func parseHex(b []byte) (n uint64, ok bool) {
+	for _, c := range b {
+		switch {
+		case '0' <= c && c <= '9':
+			n = n<<4 | uint64(c-'0')
+		case 'a' <= c && c <= 'f':
+			n = n<<4 | uint64(c-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return n, true
+}
+
 func lowerHex[T string | []byte](s T) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
@@ -259,12 +275,13 @@ func Parse(b []byte) (h Header, payload []byte, err error) {
 	if len(b) < fixedLen {
 		return Header{}, nil, fmt.Errorf("%w: cut off after %d bytes", ErrNotEntry, len(b))
 	}
-	if !lowerHex(b[offGeneration:offStaleSince]) {
+	generation, ok := parseHex(b[offGeneration:offStamp])
+	era, okEra := parseHex(b[offStamp : offStamp+4])
+	lsn, okLSN := parseHex(b[offStamp+4 : offStaleSince])
+	if !ok || !okEra || !okLSN {
 		return Header{}, nil, fmt.Errorf("%w: generation or stamp is not hexadecimal", ErrNotEntry)
 	}
-	// Neither can err: width and digits were checked.
-	h.Generation, _ = strconv.ParseUint(string(b[offGeneration:offStamp]), 16, 64)
-	h.Stamp, _ = change.ParsePosition(string(b[offStamp:offStaleSince]))
+	h.Generation, h.Stamp = generation, change.Position{Era: uint16(era), LSN: change.LSN(lsn)}
 	h.StaleSince = int64(binary.BigEndian.Uint64(b[offStaleSince:]))
 	h.Filled = int64(binary.BigEndian.Uint64(b[offFilled:]))
 	h.SoftExpiry = int64(binary.BigEndian.Uint64(b[offSoft:]))
