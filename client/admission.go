@@ -53,4 +53,6 @@ func (c *Client) admits(cl *class, key string, size int, now time.Duration) bool
 }
 
 // heated counts a read that L1 did not answer.
-func (c *Client) heated(cl *class, key string) { c.heat.add(cl.name, key, c.hash(key), 1, c.now()) }
+func (c *Client) heated(cl *class, key string) {
+	c.heat.add(cl.name, key, c.hash(key), 1, c.clock.soon())
+}

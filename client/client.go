@@ -60,6 +60,7 @@ type Client struct {
 	breaker    breaker                         // of a cluster whose nodes are not known
 	vouching   vouching
 	conns      conns
+	timeouts   timeouts
 	nodesMu    sync.Mutex
 	nodes      map[string]string // run_id by address
 

@@ -48,6 +48,9 @@ func (k *clock) start() {
 // stopped, so that a process that was asleep knows it.
 func (k *clock) since() time.Duration { return time.Since(k.began) }
 
+// of is since, of a look at the clock that has been taken.
+func (k *clock) of(t time.Time) time.Duration { return t.Sub(k.began) }
+
 // soon is since, or up to ticksTrust later.
 func (k *clock) soon() time.Duration {
 	if k.usable {

@@ -44,8 +44,10 @@ func (s *conns) add(addr string, cn net.Conn) net.Conn {
 	}
 	s.all[addr][w] = struct{}{}
 	s.mu.Unlock()
-	if raw, ok := cn.(syscall.Conn); ok {
-		return &watchedRaw{watched: w, raw: raw}
+	if sys, ok := cn.(syscall.Conn); ok {
+		if raw, err := sys.SyscallConn(); err == nil {
+			return &watchedRaw{watched: w, raw: raw}
+		}
 	}
 	return w
 }
@@ -77,11 +79,11 @@ func (w *watched) Close() error {
 }
 
 // watchedRaw is one whose socket the library can look at, to see whether the
-// other side has closed it.
+// other side has closed it. It does so before each command.
 type watchedRaw struct {
 	*watched
-	raw syscall.Conn
+	raw syscall.RawConn
 }
 
 // SyscallConn is the socket.
-func (w *watchedRaw) SyscallConn() (syscall.RawConn, error) { return w.raw.SyscallConn() }
+func (w *watchedRaw) SyscallConn() (syscall.RawConn, error) { return w.raw, nil }

@@ -54,9 +54,9 @@ func (e *Class[T]) Get(ctx context.Context, key string, load ...func(context.Con
 			}
 		}
 	}
-	e.c.heated(e.cl, key)
 	began := e.c.now()
-	v, m, err := e.read(ctx, key, s, e.loader(key, load))
+	e.c.heated(e.cl, key)
+	v, m, err := e.read(ctx, key, s, load, began)
 	e.cl.counts.read(key, &m, err, e.c.now()-began)
 	if s != nil && s.load != nil {
 		if err == nil || errors.Is(err, ErrNotFound) {
@@ -141,7 +141,9 @@ func (e *Class[T]) seeL1(key string, err error, k uint64) {
 	}
 }
 
-func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(context.Context, *Load) (T, error)) (v T, m meta, err error) {
+// read is Get without L1's fast way and what is counted. began is the time, by
+// Client.now.
+func (e *Class[T]) read(ctx context.Context, key string, s *scope, own []func(context.Context, *Load) (T, error), began time.Duration) (v T, m meta, err error) {
 	if e.err != nil {
 		return v, m, e.err
 	}
@@ -156,7 +158,7 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(con
 		bound = s.bound
 	}
 	if bound.IsZero() {
-		return e.serve(ctx, key, load)
+		return e.serve(ctx, key, own, began)
 	}
 	// Read your writes: w is compared before anything is asked.
 	if v, m, ok := e.cached(ctx, key, bound); ok {
@@ -172,7 +174,7 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, load func(con
 			}
 		}
 	}
-	v, m, err = e.alone(ctx, key, load, s)
+	v, m, err = e.alone(ctx, key, e.loader(key, own), s)
 	return e.rescue(ctx, nil, v, m, err)
 }
 
@@ -193,7 +195,7 @@ func (c *Client) reached(bound change.Position) bool {
 // cached reads L1 and L2. With a bound it serves only what is sure to contain
 // it: because w had passed it before the question was sent, or by the stamp.
 func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position) (v T, m meta, ok bool) {
-	a := e.ask(ctx, key, bound)
+	a := e.ask(ctx, key, bound, e.c.now())
 	return a.value, a.meta, a.ok
 }
 
@@ -212,17 +214,21 @@ type answer[T any] struct {
 	asked time.Duration
 }
 
-// ask is cached, with what else there is.
-func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position) (a answer[T]) {
+// ask is cached, with what else there is. now is Client.now, or was a moment
+// ago.
+func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position, now time.Duration) (a answer[T]) {
 	enough := bound.IsZero() || e.c.reached(bound)
 	if e.askL1(&a, key, enough, bound) {
 		return a
 	}
 	name := e.c.name(e.cl, key)
-	for range readTries {
+	for try := range readTries {
+		if try > 0 {
+			now = e.c.now()
+		}
 		at := e.c.sending()
-		a.asked = e.c.now()
-		raw, err := e.c.get(ctx, name)
+		a.asked = now
+		raw, err := e.c.get(ctx, name, now)
 		if e.c.hooks.answered != nil {
 			e.c.hooks.answered(name)
 		}
@@ -270,23 +276,25 @@ func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, ra
 	if h.State == coherence.StateStale && e.cl.staleCap == 0 {
 		return false
 	}
-	switch e.c.trust(ctx, e.cl, name, &h, at) {
+	// After the answer: if this process was stopped in between, the clock tells.
+	now := time.Now()
+	switch e.c.trust(ctx, e.cl, name, &h, at, now) {
 	case again:
 		// Under a storm of invalidations every answer is overtaken by one. It
 		// may still be served stale: what is held against it came after it.
-		a.leased, a.spare = left(h.Lease) > 0, e.overtaken(&h, payload, a.asked)
+		a.leased, a.spare = left(h.Lease, now) > 0, e.overtaken(&h, payload, a.asked)
 		return true
 	case hit:
 		if !enough && !h.Stamp.Covers(bound) {
 			return false
 		}
-		a.leased = left(h.Lease) > 0
+		a.leased = left(h.Lease, now) > 0
 		if h.State == coherence.StateStale {
 			a.spare = e.staleEntry(&h, payload)
 			return false
 		}
 		a.value, a.meta, a.ok = e.take(key, name, &h, payload, at)
-		a.due = a.ok && !a.leased && e.dueL2(&h)
+		a.due = a.ok && !a.leased && e.dueL2(&h, now)
 	case unvouched:
 		e.cl.counts.untrusted.Add(1)
 		if e.cl.staleCap > 0 {
@@ -341,25 +349,26 @@ func (c *Client) judge(ctx context.Context, cl *class, name string, h *coherence
 	if h.State != coherence.StateValue {
 		return miss
 	}
-	return c.trust(ctx, cl, name, h, at)
+	return c.trust(ctx, cl, name, h, at, time.Now())
 }
 
 // trust is judge for stale values too, of which it says that nothing but their
-// own invalidation is against them.
-func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence.Header, at since) verdict {
-	if h.HardExpiry != 0 && time.Now().UnixMicro() >= h.HardExpiry {
+// own invalidation is against them. clock is what the clock said after the answer.
+func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence.Header, at since, clock time.Time) verdict {
+	if h.HardExpiry != 0 && clock.UnixMicro() >= h.HardExpiry {
 		return miss
 	}
-	if v := c.view.Load(); c.live() && v != nil && v.knowsAll(cl.name, h.Names) {
+	now := c.clock.of(clock)
+	if v := c.view.Load(); int64(now) < c.liveUntil.Load() && v != nil && v.knowsAll(cl.name, h.Names) {
 		switch {
 		case !v.current(cl.name, h.Generation, h.Names):
 			return miss
 		case v.purged(h.Stamp, h.Names, name):
 			return miss
-		case c.marked(at, name, h.Names):
+		case c.marked(at, v, name, h.Names):
 			return again
 		}
-		return c.fresh(cl, name)
+		return c.fresh(cl, name, now)
 	}
 	// Nobody told what was invalidated meanwhile, so it is asked, after the
 	// answer.
@@ -373,12 +382,12 @@ func (c *Client) trust(ctx context.Context, cl *class, name string, h *coherence
 	if err != nil || !v.current(cl.name, h.Generation, h.Names) || v.purged(h.Stamp, h.Names, name) {
 		return miss
 	}
-	return c.fresh(cl, name)
+	return c.fresh(cl, name, c.now())
 }
 
 // fresh is a hit, unless it may be too old.
-func (c *Client) fresh(cl *class, name string) verdict {
-	if c.tooOld(cl, c.masterOf(name), 0) {
+func (c *Client) fresh(cl *class, name string, now time.Duration) verdict {
+	if cl.maxStale > 0 && c.tooOldAt(now, cl, c.masterOf(name), 0) {
 		return unvouched
 	}
 	return hit

@@ -11,8 +11,9 @@ import (
 
 const (
 	heatRows  = 4
-	heatWidth = 1 << 14
-	heatKeys  = 128 // how many hot keys are known by name
+	heatWidth = 4       // counters of a row in one line
+	heatLines = 1 << 12 // lines of the processor's cache
+	heatKeys  = 128     // how many hot keys are known by name
 	// heatBits: one hit in 2^heatBits of L1 is counted, for all of them.
 	heatBits = 6
 	// heatCold: a key is not hot that is read less often than this in a minute.
@@ -26,6 +27,11 @@ const (
 // that have the greatest counts. What is counted is too high where many keys
 // share their places, never too low but for the sampling of hits in L1.
 //
+// The counters of a key, one of each row, share a line of the processor's cache,
+// which its hash chooses (a blocked sketch, as the frequencies of Caffeine are):
+// every read counts, and four lines from all over the memory would cost it more
+// than all else that it does here.
+//
 // Counting takes no lock. The names do, and are left as they are if it is taken.
 type heat struct {
 	now, before atomic.Pointer[sketch]
@@ -36,8 +42,8 @@ type heat struct {
 }
 
 type sketch struct {
+	lines  [heatLines][heatRows][heatWidth]atomic.Uint32 // first, so that lines are lines
 	minute int64
-	rows   [heatRows][heatWidth]atomic.Uint32
 }
 
 type hotKey struct {
@@ -74,14 +80,33 @@ func (h *heat) turn(now time.Duration) {
 // count is how often a key was read in the last minute.
 func (h *heat) count(hash uint64, now time.Duration) uint64 {
 	h.turn(now)
+	return h.with(h.now.Load().min(hash), hash, now)
+}
+
+// with is a count of this minute with what counts of the minute before.
+func (h *heat) with(count uint32, hash uint64, now time.Duration) uint64 {
 	left := 1 - float64(now%time.Minute)/float64(time.Minute)
-	return uint64(h.now.Load().min(hash)) + uint64(left*float64(h.before.Load().min(hash)))
+	return uint64(count) + uint64(left*float64(h.before.Load().min(hash)))
+}
+
+// counter is that of a key in a row.
+func (s *sketch) counter(hash uint64, row int) *atomic.Uint32 {
+	return &s.lines[hash%heatLines][row][hash>>(12+2*row)%heatWidth]
 }
 
 func (s *sketch) min(hash uint64) uint32 {
-	least := s.rows[0][hash%heatWidth].Load()
+	least := s.counter(hash, 0).Load()
 	for i := 1; i < heatRows; i++ {
-		least = min(least, s.rows[i][hash>>(14*i)%heatWidth].Load())
+		least = min(least, s.counter(hash, i).Load())
+	}
+	return least
+}
+
+// add counts n reads of a key and returns how many there are.
+func (s *sketch) add(hash uint64, n uint32) uint32 {
+	least := s.counter(hash, 0).Add(n)
+	for i := 1; i < heatRows; i++ {
+		least = min(least, s.counter(hash, i).Add(n))
 	}
 	return least
 }
@@ -89,11 +114,7 @@ func (s *sketch) min(hash uint64) uint32 {
 // add counts n reads of a key.
 func (h *heat) add(class, key string, hash uint64, n uint32, now time.Duration) {
 	h.turn(now)
-	s := h.now.Load()
-	for i := range heatRows {
-		s.rows[i][hash>>(14*i)%heatWidth].Add(n)
-	}
-	count := h.count(hash, now)
+	count := h.with(h.now.Load().add(hash, n), hash, now)
 	if count < heatCold || count < h.least.Load() || !h.mu.TryLock() {
 		return
 	}

@@ -104,14 +104,21 @@ func (e *l1Entry) l1Key() l1Key { return l1Key{key: e.key, version: e.version} }
 // noteEvery is how often a room is told that an entry is read. It keeps what is
 // read often by a measure that knows 15 degrees, so more would be of no use,
 // and a reader of something hot need not write to what other readers read.
-const noteEvery = 1 << 26 * time.Nanosecond // about 67 ms
+const (
+	noteBits  = 26
+	noteEvery = 1 << noteBits * time.Nanosecond // about 67 ms
+)
 
 // note tells a room that an entry is read.
 func (e *l1Entry) note(now time.Duration) {
-	if tick := uint32(now / noteEvery); e.told.Load() != tick {
-		e.told.Store(tick)
-		e.room.touch(e)
+	if tick := uint32(uint64(now) >> noteBits); e.told.Load() != tick {
+		e.tell(tick)
 	}
+}
+
+func (e *l1Entry) tell(tick uint32) {
+	e.told.Store(tick)
+	e.room.touch(e)
 }
 
 // indexNames calls f for each name under which an entry is to be found.

@@ -138,7 +138,7 @@ func (e *Class[T]) present(ctx context.Context, key, name string, b *coherence.B
 		if at = e.c.sending(); at.view == nil || !at.view.walked(e.cl.name) {
 			return v, m, unwalked // whatever there is
 		}
-		raw, err := e.c.get(ctx, name)
+		raw, err := e.c.get(ctx, name, e.c.now())
 		if err != nil {
 			return v, m, miss
 		}
@@ -176,7 +176,7 @@ func (e *Class[T]) look(ctx context.Context, name string, p permit) (permit, coh
 	if e.cl.plain {
 		return e.begin(ctx, name, true) // the ticket is all that there is to look at
 	}
-	raw, err := e.c.get(ctx, name)
+	raw, err := e.c.get(ctx, name, e.c.now())
 	if err != nil {
 		return p, coherence.Begun{}, false
 	}
@@ -246,12 +246,12 @@ func (w *waiting) next(now time.Duration, h *coherence.Header) step {
 		}
 		return stepClaim
 	case l.IsOpen():
-		if left(l) > 0 {
+		if left(l, time.Now()) > 0 {
 			return stepLoad
 		}
 		return stepClaim
 	case w.background:
-		if left(l) > 0 {
+		if left(l, time.Now()) > 0 {
 			return stepWait
 		}
 		return stepClaim
@@ -269,8 +269,8 @@ func (w *waiting) next(now time.Duration, h *coherence.Header) step {
 
 // left is how long a lease has to go by this machine's clock; one that would go
 // longer than any can is over.
-func left(l coherence.Lease) time.Duration {
-	d := time.Until(time.UnixMicro(l.Until))
+func left(l coherence.Lease, now time.Time) time.Duration {
+	d := time.UnixMicro(l.Until).Sub(now)
 	if d > leaseMax {
 		return 0
 	}

@@ -160,7 +160,7 @@ func (r *manyRead[T]) ask(ctx context.Context, keys []string, bound change.Posit
 	for i, key := range missed {
 		var a answer[T]
 		if e.askL2(judging, &a, key, names[i], raws[i], at, enough, bound) {
-			a = e.ask(ctx, key, bound) // something overtook the answer
+			a = e.ask(ctx, key, bound, e.c.now()) // something overtook the answer
 		}
 		if !r.serve(ctx, key, &a, bound) {
 			left = append(left, need[T]{key: key, spare: a.spare})

@@ -13,7 +13,7 @@ import (
 func (c *Client) getAll(ctx context.Context, names []string) (raws [][]byte) {
 	raws = make([][]byte, len(names))
 	if len(names) == 1 { // as one reads one
-		raws[0], _ = c.get(ctx, names[0])
+		raws[0], _ = c.get(ctx, names[0], c.now())
 		return raws
 	}
 	switch {

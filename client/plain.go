@@ -109,10 +109,10 @@ func (c *Client) trustPlain(ctx context.Context, cl *class, name string, at sinc
 		return unwalked
 	case v.purged(change.Position{}, nil, name):
 		return miss
-	case heard && c.marked(at, name, nil):
+	case heard && c.marked(at, v, name, nil):
 		return again
 	}
-	return c.fresh(cl, name)
+	return c.fresh(cl, name, c.now())
 }
 
 // presentPlain is what became of a plain entry that was asked for at a moment.

@@ -112,9 +112,10 @@ func infoField(info, field string) string {
 	return ""
 }
 
-// get reads an entry from its master; nil if there is none.
-func (c *Client) get(ctx context.Context, key string) (raw []byte, err error) {
-	err = c.ask(ctx, key, false, func(ctx context.Context) error {
+// get reads an entry from its master; nil if there is none. now is Client.now, or
+// was a moment ago.
+func (c *Client) get(ctx context.Context, key string, now time.Duration) (raw []byte, err error) {
+	err = c.askAt(ctx, key, false, now, func(ctx context.Context) error {
 		if c.cluster == nil {
 			raw, err = c.data.Get(ctx, key).Bytes()
 		} else {
@@ -180,15 +181,23 @@ func (c *Client) target(ctx context.Context, key string) *breaker {
 // breaker is open. follows says that the caller has asked already, see
 // breaker.allow. What fails is counted; the caller goes on without the cache.
 func (c *Client) ask(ctx context.Context, key string, follows bool, step func(context.Context) error) error {
+	return c.askAt(ctx, key, follows, c.now(), step)
+}
+
+func (c *Client) askAt(ctx context.Context, key string, follows bool, now time.Duration, step func(context.Context) error) error {
 	b := c.target(ctx, key)
-	if !b.allow(c.now(), follows) {
+	if !b.allow(now, follows) {
 		c.counts.skipped.Add(1)
 		return errBreaker
 	}
-	stepCtx, cancel := context.WithTimeout(ctx, c.opts.RedisTimeout)
+	stepCtx, t := c.timeouts.begin(ctx, c.clock.began.Add(now), c.opts.RedisTimeout)
 	err := step(stepCtx)
-	cancel()
-	if err != nil && ctx.Err() != nil {
+	c.timeouts.end(t)
+	if err == nil {
+		b.done(now, false)
+		return nil
+	}
+	if ctx.Err() != nil {
 		b.release() // the caller went away: that says nothing of Redis
 		return err
 	}
@@ -201,12 +210,10 @@ func (c *Client) ask(ctx context.Context, key string, follows bool, step func(co
 			cancel()
 		}
 	}
-	if b.done(c.now(), err != nil && !answered(err)) {
+	if b.done(c.now(), !answered(err)) {
 		c.logger.Warn("redis does not answer, reads go to the database", "err", err)
 	}
-	if err != nil {
-		c.counts.redis(err)
-	}
+	c.counts.redis(err)
 	return err
 }
 

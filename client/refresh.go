@@ -65,7 +65,7 @@ func (e *Class[T]) dueL1(ent *l1Entry) bool {
 }
 
 // dueL2 is dueL1 for an entry of Redis.
-func (e *Class[T]) dueL2(h *coherence.Header) bool {
+func (e *Class[T]) dueL2(h *coherence.Header, now time.Time) bool {
 	soft := h.SoftExpiry
 	if soft == 0 {
 		soft = h.HardExpiry
@@ -74,7 +74,7 @@ func (e *Class[T]) dueL2(h *coherence.Header) bool {
 		return false
 	}
 	cost := time.Duration(h.LoadCost) * time.Microsecond
-	wants, isEarly := e.cl.wants(0, time.Until(time.UnixMicro(soft)), cost)
+	wants, isEarly := e.cl.wants(0, time.UnixMicro(soft).Sub(now), cost)
 	if isEarly {
 		e.cl.counts.earlyRefreshes.Add(1)
 	}

@@ -19,14 +19,15 @@ type spare[T any] struct {
 }
 
 // serve is a read without a bound: the chain of the package's documentation.
-func (e *Class[T]) serve(ctx context.Context, key string, load func(context.Context, *Load) (T, error)) (v T, m meta, err error) {
-	a := e.ask(ctx, key, change.Position{})
+func (e *Class[T]) serve(ctx context.Context, key string, own []func(context.Context, *Load) (T, error), began time.Duration) (v T, m meta, err error) {
+	a := e.ask(ctx, key, change.Position{}, began)
 	if a.ok {
 		if a.due {
-			e.renew(ctx, key, load, a.meta.filled)
+			e.renew(ctx, key, e.loader(key, own), a.meta.filled)
 		}
 		return e.result(a.value, a.meta)
 	}
+	load := e.loader(key, own)
 	if v, m, ok := e.serveStale(ctx, key, &a, load); ok {
 		return e.result(v, m)
 	}

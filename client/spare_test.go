@@ -215,7 +215,7 @@ func TestDeafClientServesStale(t *testing.T) {
 	e.c.fills.Wait()
 	w.deafen(e.c)
 	w.unlink("item:1", 110)
-	v, m, err := e.read(t.Context(), "item:1", nil, broken)
+	v, m, err := e.read(t.Context(), "item:1", nil, []func(context.Context, *Load) (int64, error){broken}, e.c.now())
 	if v != 1 || err != nil || m.layer != LayerStale || m.cacheable {
 		t.Errorf("got %d, %v, %+v; want the old value, as a stale one", v, err, m)
 	}

@@ -188,8 +188,18 @@ func (c *Client) sending() since {
 }
 
 // marked reports whether anything that concerns the entry was handled since:
-// its answer may be from before it.
-func (c *Client) marked(s since, name string, names []coherence.Name) bool {
+// its answer may be from before it. seen is the view by which the answer was
+// judged.
+//
+// Where that is the view as it was when the question was sent, nothing that was
+// handled since then can have shown in it, and if no message was counted and no
+// epoch began either, there is nothing to look for: that takes no lock, so that
+// hits in Redis wait neither for each other nor for the handling of a large
+// message.
+func (c *Client) marked(s since, seen *view, name string, names []coherence.Name) bool {
+	if seen == s.view && s.epoch == c.epoch.Load() && s.seq == c.marks.seq.Load() {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.markedLocked(s, name, names)

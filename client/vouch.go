@@ -343,7 +343,10 @@ func (c *Client) route(ctx context.Context, name string) (*redis.Client, error) 
 // tooOld reports whether a class must not be served what a master holds. own is
 // when this process loaded the value itself, 0 if it did not.
 func (c *Client) tooOld(cl *class, m *master, own time.Duration) bool {
-	now := c.now()
+	return c.tooOldAt(c.now(), cl, m, own)
+}
+
+func (c *Client) tooOldAt(now time.Duration, cl *class, m *master, own time.Duration) bool {
 	if cl.maxStale <= 0 || m.vouched(now, cl.maxStale) || own > 0 && now-own < cl.maxStale {
 		return false
 	}
