@@ -123,6 +123,8 @@ type hooks struct {
 	loaded func(name string)
 	// answered runs between the answer of Redis to a read and its judgement.
 	answered func(name string)
+	// awaiting runs before a read under a token waits for w.
+	awaiting func()
 	// registering runs before each round of registrations.
 	registering func([]coherence.RegisterRequest)
 	// grace is that of Close, before and after it ends contexts; 0 for the

@@ -161,18 +161,12 @@ func (e *Class[T]) read(ctx context.Context, key string, s *scope, own []func(co
 		return e.serve(ctx, key, own, began)
 	}
 	// Read your writes: w is compared before anything is asked.
-	if v, m, ok := e.cached(ctx, key, bound); ok {
-		return e.result(v, m)
+	a := e.ask(ctx, key, bound, e.c.now())
+	if a.held && e.c.awaitW(ctx, bound) {
+		a = e.ask(ctx, key, bound, e.c.now())
 	}
-	if bound != unknownToken {
-		wait, cancel := context.WithTimeout(ctx, e.c.opts.TokenWait)
-		err := e.c.waitFor(wait, func() bool { return e.c.reached(bound) })
-		cancel()
-		if err == nil {
-			if v, m, ok := e.cached(ctx, key, bound); ok {
-				return e.result(v, m)
-			}
-		}
+	if a.ok {
+		return e.result(a.value, a.meta)
 	}
 	v, m, err = e.alone(ctx, key, e.loader(key, own), s)
 	return e.rescue(ctx, nil, v, m, err)
@@ -192,11 +186,17 @@ func (c *Client) reached(bound change.Position) bool {
 	return v != nil && v.control.W.Covers(bound)
 }
 
-// cached reads L1 and L2. With a bound it serves only what is sure to contain
-// it: because w had passed it before the question was sent, or by the stamp.
-func (e *Class[T]) cached(ctx context.Context, key string, bound change.Position) (v T, m meta, ok bool) {
-	a := e.ask(ctx, key, bound, e.c.now())
-	return a.value, a.meta, a.ok
+// awaitW waits until that is so, for as long as a read under a token may.
+func (c *Client) awaitW(ctx context.Context, bound change.Position) bool {
+	if bound == unknownToken {
+		return false
+	}
+	if c.hooks.awaiting != nil {
+		c.hooks.awaiting()
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.TokenWait)
+	defer cancel()
+	return c.waitFor(ctx, func() bool { return c.reached(bound) }) == nil
 }
 
 // answer is what L1 and L2 have of a key.
@@ -210,12 +210,17 @@ type answer[T any] struct {
 	spare *spare[T]
 	// leased: somebody loads it already.
 	leased bool
+	// held: Redis has a value that could be served if w had come to the bound. If
+	// it has none there is nothing to wait for: what is loaded from now on holds
+	// the write that the bound stands for, which was committed before.
+	held bool
 	// asked is when Redis was, by Client.now.
 	asked time.Duration
 }
 
-// ask is cached, with what else there is. now is Client.now, or was a moment
-// ago.
+// ask reads L1 and L2. With a bound it serves only what is sure to contain it:
+// because w had passed it before the question was sent, or by the stamp. now is
+// Client.now, or was a moment ago.
 func (e *Class[T]) ask(ctx context.Context, key string, bound change.Position, now time.Duration) (a answer[T]) {
 	enough := bound.IsZero() || e.c.reached(bound)
 	if e.askL1(&a, key, enough, bound) {
@@ -262,7 +267,7 @@ func (e *Class[T]) askL1(a *answer[T], key string, enough bool, bound change.Pos
 // askL2 is ask's second half, given what Redis answered to what was sent at a
 // moment. true says that it is to be asked again.
 func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, raw []byte, at since, enough bool, bound change.Position) (retry bool) {
-	a.spare = nil
+	a.spare, a.held = nil, false
 	if raw == nil {
 		return false
 	}
@@ -286,6 +291,7 @@ func (e *Class[T]) askL2(ctx context.Context, a *answer[T], key, name string, ra
 		return true
 	case hit:
 		if !enough && !h.Stamp.Covers(bound) {
+			a.held = h.State == coherence.StateValue
 			return false
 		}
 		a.leased = left(h.Lease, now) > 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -109,17 +110,13 @@ func (r *manyRead[T]) run(ctx context.Context, keys []string) {
 		r.load(ctx, left, &scope{}, false)
 		return
 	}
-	if len(left) > 0 && bound != unknownToken {
-		wait, cancel := context.WithTimeout(ctx, e.c.opts.TokenWait)
-		err := e.c.waitFor(wait, func() bool { return e.c.reached(bound) })
-		cancel()
-		if err == nil {
-			keys = keys[:0:0]
-			for _, n := range left {
-				keys = append(keys, n.key)
-			}
-			left = r.ask(ctx, keys, bound)
+	// If one of them has to wait the others do too, and are loaded together.
+	if slices.ContainsFunc(left, func(n need[T]) bool { return n.held }) && e.c.awaitW(ctx, bound) {
+		keys = keys[:0:0]
+		for _, n := range left {
+			keys = append(keys, n.key)
 		}
+		left = r.ask(ctx, keys, bound)
 	}
 	for i := range left {
 		left[i].spare = nil // it does not contain the write
@@ -131,6 +128,7 @@ func (r *manyRead[T]) run(ctx context.Context, keys []string) {
 type need[T any] struct {
 	key   string
 	spare *spare[T]
+	held  bool // see answer
 }
 
 // ask reads L1 and L2, and serves what may be served. Which keys are left is
@@ -163,7 +161,7 @@ func (r *manyRead[T]) ask(ctx context.Context, keys []string, bound change.Posit
 			a = e.ask(ctx, key, bound, e.c.now()) // something overtook the answer
 		}
 		if !r.serve(ctx, key, &a, bound) {
-			left = append(left, need[T]{key: key, spare: a.spare})
+			left = append(left, need[T]{key: key, spare: a.spare, held: a.held})
 		}
 	}
 	return left

@@ -76,8 +76,9 @@ type Options struct {
 	// MaxStale is the bound of classes that have no MaxStale of their own: see
 	// there (default 1 min; negative: none).
 	MaxStale time.Duration
-	// TokenWait is how long a read under After waits until the cache has what
-	// the token names, before it reads the database (default 200 ms).
+	// TokenWait is how long a read under After waits until a value of the cache is
+	// sure to have what the token names, before it reads the database (default
+	// 200 ms). Where the cache has no value it does not wait.
 	TokenWait time.Duration
 }
 

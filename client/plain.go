@@ -138,6 +138,7 @@ func (e *Class[T]) presentPlain(ctx context.Context, key, name string, raw []byt
 // askPlain is askL2 for plain entries.
 func (e *Class[T]) askPlain(ctx context.Context, a *answer[T], key, name string, raw []byte, at since, enough bool) (retry bool) {
 	if !enough {
+		a.held = true
 		return false // nothing in the value shows what it contains
 	}
 	v, m, is := e.presentPlain(ctx, key, name, raw, at)

@@ -164,8 +164,9 @@ func (c *Client) Wrote(ctx context.Context, conn Queryer) (string, error) {
 
 // After returns a context under which Get serves only what contains the write
 // that a token of Wrote names: from the cache if that is sure to contain it, if
-// need be after a wait of up to Options.TokenWait, else from the database. A
-// token that can not be read asks for the database.
+// it has a value that may turn out to after a wait of up to Options.TokenWait,
+// else from the database, and at once if the cache has none. A token that can
+// not be read asks for the database.
 func (c *Client) After(ctx context.Context, token string) context.Context {
 	s := scope{bound: c.boundOf(ctx, token)}
 	if outer := scopeOf(ctx); outer != nil {
