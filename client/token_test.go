@@ -46,6 +46,7 @@ func TestTokensWithoutAClient(t *testing.T) {
 	w.invalidate("item:1", x)
 	w.beat(lsn(t, p), lsn(t, p))
 	w.want("read your write", <-done, int64(2))
+	c.fills.Wait() // the value is filled behind the reader's back
 	loads := w.loads.Load()
 	many, err := e.GetMany(After(t.Context(), token), []string{"item:1"})
 	w.must(err)
