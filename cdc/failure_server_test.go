@@ -53,6 +53,29 @@ func TestFailureMode03RowPositionAsCursor(t *testing.T) {
 	equal(t, w.take(), []string{"insert public.a id='1'", "insert public.a id='3'", "insert public.a id='5'"})
 }
 
+// A proxy that knows no function calls, and hangs up instead of saying so, costs
+// one session.
+func TestReaderBehindAProxyWithoutFunctionCalls(t *testing.T) {
+	t.Parallel()
+	direct := harness.Database(t)
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := harness.Proxy(t, u.Host)
+	u.Host = proxy.Addr()
+	c := connect(t, direct)
+	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	proxy.Forbid(functionCall(0)[:5]) // the kind and the length
+	w := newSink()
+	r := start(t, u.String(), w)
+	r.streaming(t)
+	for i := range 3 {
+		exec(t, c, fmt.Sprintf(`INSERT INTO a VALUES (%d)`, i))
+		w.waitEvent(t, fmt.Sprintf("insert public.a id='%d'", i))
+	}
+}
+
 // A cut that no side is told of, on a real server: the session ends after
 // ReceiveTimeout and the next one goes through.
 func TestFailureMode06ReconnectsThroughADeadNetwork(t *testing.T) {

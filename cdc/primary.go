@@ -31,6 +31,9 @@ type pgPrimary struct {
 
 	call    []byte // the function call, once its OID is known
 	refused bool   // the server, or what stands before it, does not take it
+	// answered and broken say what became of calls: one was answered, and one
+	// has broken the connection.
+	answered, broken bool
 	// buf[used:have] was read and not looked at.
 	buf        []byte
 	used, have int
@@ -72,6 +75,12 @@ func (p *pgPrimary) snapshotText(ctx context.Context) (string, error) {
 	return p.ask(ctx, `SELECT pg_catalog.pg_current_snapshot()::text`)
 }
 
+// withoutCalls reports whether the next connection had better not be asked so:
+// none was answered on this one, and the first has broken it. The server would
+// have refused it in words; what stands before the server may know no function
+// calls and hang up, each time anew.
+func (p *pgPrimary) withoutCalls() bool { return p.refused || p.broken && !p.answered }
+
 // functionCall is the message that calls a function without arguments and asks
 // for its result as text.
 func functionCall(oid uint32) []byte {
@@ -106,13 +115,17 @@ func (p *pgPrimary) callFunction(ctx context.Context) (result string, refused, e
 	defer func() {
 		switch {
 		case err == nil:
+			p.answered = true
+			return
 		case ctx.Err() != nil:
 			err = ctx.Err()
-		case refused != nil: // its last words say more than that it is gone
-			err = fmt.Errorf("call function: %w", refused)
-		default:
-			err = fmt.Errorf("call function: %w", err)
+			return
 		}
+		p.broken = true
+		if refused != nil { // its last words say more than that it is gone
+			err = refused
+		}
+		err = fmt.Errorf("call function: %w", err)
 	}()
 	pg := p.conn.PgConn()
 	if err := pg.SyncConn(ctx); err != nil {

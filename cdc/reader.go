@@ -24,6 +24,7 @@ type Reader struct {
 	received  atomic.Uint64
 	created   bool // the slot was made and its raise not asked for
 	broken    bool // a session has found that the slot is of no use any longer
+	noCalls   bool // a session has found that no function call gets through
 
 	mu     sync.Mutex
 	state  State

@@ -241,7 +241,7 @@ func (s *session) stream(ctx context.Context) error {
 		}
 		return lsn
 	}
-	asked := &pgPrimary{conn: s.gate}
+	asked := &pgPrimary{conn: s.gate, refused: r.noCalls}
 	defer asked.interruptible(ctx)()
 	runner := &gateRunner{
 		gate: &gate{maxBytes: r.cfg.HeldBytes, maxRows: r.cfg.HeldRows, maxForgotten: r.cfg.HeldForgotten, v: s.start},
@@ -264,6 +264,7 @@ func (s *session) stream(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	r.noCalls = asked.withoutCalls()
 	if runCtx.Err() != nil {
 		s.farewell(k, recv)
 	}

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ type Proxy struct {
 	hole    bool
 	refuse  bool
 	delay   time.Duration
+	forbids []byte
 	closed  bool
 }
 
@@ -97,6 +99,16 @@ func (p *Proxy) Blackhole(on bool) { p.set(func() { p.hole = on }) }
 
 // Delay holds every piece of data for d in either direction; 0 turns it off.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
+
+// Forbid resets each connection whose client sends these bytes in one piece: a
+// proxy that does not know a part of the protocol. Nil turns it off.
+func (p *Proxy) Forbid(piece []byte) { p.set(func() { p.forbids = piece }) }
+
+func (p *Proxy) forbidden(piece []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.forbids) > 0 && bytes.Contains(piece, p.forbids)
+}
 
 // Connections is how many connections are open through the proxy.
 func (p *Proxy) Connections() int {
@@ -179,6 +191,10 @@ func (p *Proxy) copy(c *pair, dst, src net.Conn) {
 		n, err := src.Read(buf)
 		if n > 0 {
 			if !p.pass(c) {
+				return
+			}
+			if src == c.client && p.forbidden(buf[:n]) {
+				c.cut()
 				return
 			}
 			if _, err := dst.Write(buf[:n]); err != nil {
