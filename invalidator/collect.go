@@ -36,11 +36,15 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	for i := range deliveries {
 		d := &deliveries[i]
 		l.batch.offset = d.Offset
-		if d.Gap {
+		if l.cut(d) {
 			// What was lost is unknown, and so is the partition's share of it.
-			l.w.log.ErrorContext(ctx, "records are gone from the log, raising every class", "partition", l.p.ID(), "offset", d.Offset)
+			l.w.log.ErrorContext(ctx, "records are gone from the log, raising every class", "partition", l.p.ID(), "offset", d.Offset, "another_log", !d.Gap)
 			l.batch.reads.everything()
-			l.raiseAll(change.ReasonLogGap, fmt.Sprintf("log_gap:%d:%d", l.p.ID(), d.Offset))
+			cause := fmt.Sprintf("log_gap:%d:%d", l.p.ID(), d.Offset)
+			if !d.Gap { // each log begins at 0
+				cause += ":" + l.floor.String()
+			}
+			l.raiseAll(change.ReasonLogGap, cause)
 		}
 		if d.Record == nil {
 			l.undecodable(d)
@@ -52,6 +56,12 @@ func (l *lane) collect(ctx context.Context, deliveries []stream.Delivery) error 
 	}
 	return nil
 }
+
+// cut reports whether what stood before a delivery is gone: because it says so, or
+// because it is the first of a log and somebody has worked on this partition
+// already, which then was another log. A worker that was killed before it could
+// leave its place is the harmless case, and can not be told from that.
+func (l *lane) cut(d *stream.Delivery) bool { return d.Gap || d.First && l.applied }
 
 func (l *lane) record(ctx context.Context, d *stream.Delivery) error {
 	r := d.Record

@@ -27,7 +27,7 @@ func (l *lane) learn(ctx context.Context, deliveries []stream.Delivery) error {
 	}
 	for i := range deliveries {
 		d := &deliveries[i]
-		if d.Gap || d.Record == nil {
+		if l.cut(d) || d.Record == nil {
 			if err := l.learnOf(ctx, l.w.uniqueCause(fmt.Sprintf("lost:%d:%d", l.p.ID(), d.Offset))); err != nil {
 				return err
 			}

@@ -57,6 +57,9 @@ type lane struct {
 	// suspect says that Redis held something of ours and no source record: all
 	// is to be raised once the source is known.
 	suspect bool
+	// applied says that Redis knows a watermark of the partition: somebody has
+	// worked on it before.
+	applied bool
 	// floor is the watermark: what lies below it was applied.
 	floor change.Position
 	// written is floor for other goroutines.

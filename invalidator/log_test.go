@@ -54,6 +54,34 @@ func TestGapCarrierLeavesTheSource(t *testing.T) {
 	}
 }
 
+// The first record of a log is the beginning to who was never there, and another
+// log to who was: what the old one held and nobody applied is gone.
+func TestLogThatBeginsAnewRaises(t *testing.T) {
+	t.Parallel()
+	for name, was := range map[string]bool{"never there": false, "was there": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, worldConfig{})
+			first := stream.Delivery{Record: &change.Record{Source: w.source, V: 5000}, Offset: 1, First: true}
+			if was {
+				play(t, w, 8, stream.Delivery{Record: &change.Record{Source: w.source, V: 4000}, Offset: 8})
+			}
+			generation := func() uint64 {
+				control, err := w.store.Control(t.Context(), "product")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return control.Known("product").Generation
+			}
+			before := generation()
+			play(t, w, 1, first)
+			if raised := generation() > before; raised != was {
+				t.Errorf("raised: %v, want %v", raised, was)
+			}
+		})
+	}
+}
+
 // Records that do not name their commits' positions are placed at the insert
 // LSN of the primary, in the recorded era, and never taken for applied.
 func TestInsertLSNPlacesChanges(t *testing.T) {

@@ -67,8 +67,8 @@ func (l *lane) start(ctx context.Context) (err error) {
 	if len(lost) > 0 {
 		l.floor = change.Position{}
 	}
-	applied := slices.ContainsFunc(marks, func(m coherence.Watermark) bool { return m.Found })
-	if err := l.recall(ctx, applied); err != nil {
+	l.applied = slices.ContainsFunc(marks, func(m coherence.Watermark) bool { return m.Found })
+	if err := l.recall(ctx, l.applied); err != nil {
 		return err
 	}
 	l.written.raise(l.floor)
@@ -82,7 +82,7 @@ func (l *lane) start(ctx context.Context) (err error) {
 		// Without a source record nothing was ever cached, unless the record
 		// was and is gone. Its era comes with the first record of the log, and
 		// behind that a second raise, whose bound needs it.
-		l.suspect = evicted || applied
+		l.suspect = evicted || l.applied
 		if !l.suspect {
 			return nil
 		}

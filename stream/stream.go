@@ -59,6 +59,11 @@ type Delivery struct {
 	// nothing stands behind the cut yet, an empty record carries the news: its
 	// Source and V are zero and say nothing.
 	Gap bool
+	// First says that nobody has left a place in the log: this is the first that
+	// it holds. To a worker that has never been here it is the beginning; to one
+	// that has, it is another log (a topic that was deleted, with the group's
+	// offsets, and made again), and what the old one held besides is gone.
+	First bool
 }
 
 // Partition is one ordered part of the log, owned by one worker at a time.

@@ -233,6 +233,19 @@ func TestNewGroupStartsAtTheEarliest(t *testing.T) {
 	if err := worker.Stop(); err != nil {
 		t.Error(err)
 	}
+	same := streamtest.NewSeen()
+	worker = streamtest.Start(t, consumer(t, cfg), streamtest.Collect(same))
+	if _, err := c.WaitGroupStable(t.Context(), cfg.Group, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Stop(); err != nil {
+		t.Error(err)
+	}
+	for p := range cfg.Partitions {
+		if seen.Firsts(p) != 1 || same.Firsts(p) != 0 {
+			t.Errorf("partition %d began %d times for a new group and %d times for one that has a place in it, want once and never", p, seen.Firsts(p), same.Firsts(p))
+		}
+	}
 	if err := c.DeleteRecords(cfg.Topic, 1, 1); err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,12 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -103,4 +105,51 @@ func TestConformanceReal(t *testing.T) {
 			Bound: 1000, Payload: 4000,
 		}
 	})
+}
+
+// A topic that was deleted and made again is another log: each of its partitions
+// says so, to a group that had a place in the old one.
+func TestTopicMadeAnew(t *testing.T) {
+	t.Parallel()
+	k := harness.Kafka(t)
+	if !k.Real() {
+		t.Skip("left out: needs a real Kafka broker (java and mvn), which forgets a group's offsets with their topic")
+	}
+	cfg := settings(t, k.Brokers())
+	w := writer(t, cfg)
+	feed, seen := streamtest.NewFeed(), streamtest.NewSeen()
+	feed.Append(t, w, 50)
+	worker := streamtest.Start(t, consumer(t, cfg), streamtest.Collect(seen))
+	seen.UntilBatches(t, 50)
+	if err := worker.Stop(); err != nil {
+		t.Error(err)
+	}
+	closeWriter(t, w)
+	transport := &kafkago.Transport{}
+	defer transport.CloseIdleConnections()
+	admin := &kafkago.Client{Addr: kafkago.TCP(k.Brokers()...), Transport: transport}
+	res, err := admin.DeleteTopics(t.Context(), &kafkago.DeleteTopicsRequest{Topics: []string{cfg.Topic}})
+	if err = errors.Join(err, res.Errors[cfg.Topic]); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, patience, func() error {
+		res, err := admin.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{
+			{Topic: cfg.Topic, NumPartitions: cfg.Partitions, ReplicationFactor: 1}}})
+		if err != nil {
+			return err
+		}
+		return res.Errors[cfg.Topic] // the old one is there for a while
+	})
+	again := streamtest.NewSeen()
+	streamtest.NewFeed().Append(t, writer(t, cfg), 50)
+	worker = streamtest.Start(t, consumer(t, cfg), streamtest.Collect(again))
+	again.UntilBatches(t, 50)
+	if err := worker.Stop(); err != nil {
+		t.Error(err)
+	}
+	for p := range cfg.Partitions {
+		if again.Firsts(p)+again.Gaps(p) == 0 {
+			t.Errorf("partition %d does not say that it is another log", p)
+		}
+	}
 }

@@ -42,6 +42,7 @@ type partition struct {
 	debezium change.DebeziumDecoder
 	next     int64 // the offset that must come next
 	gap      bool  // records before next are gone, and nobody was told yet
+	first    bool  // the group has left no offset, and nobody was told yet
 }
 
 func newPartition(c *Consumer, id, count int) *partition {
@@ -164,7 +165,7 @@ func (p *partition) fetch(ctx context.Context) ([]stream.Delivery, error) {
 		}
 		// If that is not the beginning, this may be a group whose offsets have
 		// expired: what it missed is gone.
-		p.next, p.gap = first, first > 0
+		p.next, p.gap, p.first = first, first > 0, true
 	}
 	limited, cancel := context.WithTimeout(ctx, p.c.cfg.MaxWait+requestTimeout)
 	defer cancel()
@@ -188,7 +189,7 @@ func (p *partition) fetch(ctx context.Context) ([]stream.Delivery, error) {
 	case err == nil && p.gap:
 		// Nothing stands behind the gap to carry the news: the next record may
 		// come much later, or never.
-		p.gap = false
+		p.gap, p.first = false, false
 		return []stream.Delivery{{Record: &change.Record{Partition: p.id, Partitions: p.count}, Offset: p.next - 1, Gap: true}}, nil
 	}
 	return nil, err
@@ -288,8 +289,8 @@ func readAll(b protocol.Bytes) ([]byte, error) {
 // delivery decodes one record. It never loses one: what can not be decoded is
 // delivered as that.
 func (p *partition) delivery(offset int64, key, value []byte) stream.Delivery {
-	d := stream.Delivery{Offset: offset, Gap: p.gap || offset != p.next}
-	p.next, p.gap = offset+1, false
+	d := stream.Delivery{Offset: offset, Gap: p.gap || offset != p.next, First: p.first}
+	p.next, p.gap, p.first = offset+1, false, false
 	r := new(change.Record)
 	var err error
 	trimmed := bytes.TrimSpace(value)

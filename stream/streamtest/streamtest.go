@@ -140,6 +140,7 @@ type Seen struct {
 	offsets map[int]int64
 	batches map[uint64]int
 	gaps    map[int]int
+	firsts  map[int]int
 	errs    []error
 	faults  []string
 }
@@ -147,7 +148,7 @@ type Seen struct {
 // NewSeen returns an empty Seen.
 func NewSeen() *Seen {
 	return &Seen{moved: make(chan struct{}, 1), records: make(map[int][]*change.Record), offsets: make(map[int]int64),
-		batches: make(map[uint64]int), gaps: make(map[int]int)}
+		batches: make(map[uint64]int), gaps: make(map[int]int), firsts: make(map[int]int)}
 }
 
 // Add notes a delivery of a partition.
@@ -160,6 +161,9 @@ func (s *Seen) Add(p int, d stream.Delivery) {
 	s.offsets[p] = d.Offset
 	if d.Gap {
 		s.gaps[p]++
+	}
+	if d.First {
+		s.firsts[p]++
 	}
 	if d.Err != nil {
 		s.errs = append(s.errs, d.Err)
@@ -251,6 +255,13 @@ func (s *Seen) Gaps(p int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.gaps[p]
+}
+
+// Firsts returns how often a partition has said that its log begins.
+func (s *Seen) Firsts(p int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.firsts[p]
 }
 
 // Records returns what a partition has brought.
