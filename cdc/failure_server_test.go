@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/lethe-cache/lethe/cdc/source"
 	"github.com/lethe-cache/lethe/change"
 	"github.com/lethe-cache/lethe/internal/harness"
@@ -53,22 +55,30 @@ func TestFailureMode03RowPositionAsCursor(t *testing.T) {
 	equal(t, w.take(), []string{"insert public.a id='1'", "insert public.a id='3'", "insert public.a id='5'"})
 }
 
-// A proxy that knows no function calls, and hangs up instead of saying so, costs
-// one session.
-func TestReaderBehindAProxyWithoutFunctionCalls(t *testing.T) {
-	t.Parallel()
+// behindAProxy is a database with the table a in publication p: a connection to
+// it, and a URL that leads through a proxy.
+func behindAProxy(t *testing.T) (c *pgx.Conn, proxy *servers.Proxy, through string) {
+	t.Helper()
 	direct := harness.Database(t)
 	u, err := url.Parse(direct)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := harness.Proxy(t, u.Host)
+	proxy = harness.Proxy(t, u.Host)
 	u.Host = proxy.Addr()
-	c := connect(t, direct)
+	c = connect(t, direct)
 	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	return c, proxy, u.String()
+}
+
+// A proxy that knows no function calls, and hangs up instead of saying so, costs
+// one session.
+func TestReaderBehindAProxyWithoutFunctionCalls(t *testing.T) {
+	t.Parallel()
+	c, proxy, u := behindAProxy(t)
 	proxy.Forbid(functionCall(0)[:5]) // the kind and the length
 	w := newSink()
-	r := start(t, u.String(), w)
+	r := start(t, u, w)
 	r.streaming(t)
 	for i := range 3 {
 		exec(t, c, fmt.Sprintf(`INSERT INTO a VALUES (%d)`, i))
@@ -80,17 +90,9 @@ func TestReaderBehindAProxyWithoutFunctionCalls(t *testing.T) {
 // ReceiveTimeout and the next one goes through.
 func TestFailureMode06ReconnectsThroughADeadNetwork(t *testing.T) {
 	t.Parallel()
-	direct := harness.Database(t)
-	u, err := url.Parse(direct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := harness.Proxy(t, u.Host)
-	u.Host = proxy.Addr()
-	c := connect(t, direct)
-	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	c, proxy, u := behindAProxy(t)
 	w := newSink()
-	r := start(t, u.String(), w, func(cfg *Config) {
+	r := start(t, u, w, func(cfg *Config) {
 		cfg.ReceiveTimeout, cfg.StatusInterval = 600*time.Millisecond, 200*time.Millisecond
 		cfg.Heartbeat = -1 // or an ordinary connection notices first
 		cfg.ConnectTimeout = time.Second
@@ -393,17 +395,9 @@ func TestServerIdleSessionsAreKept(t *testing.T) {
 // is noticed within one process at least.
 func TestServerSlotMovedWhileEraIsUnknown(t *testing.T) {
 	t.Parallel()
-	direct := harness.Database(t)
-	u, err := url.Parse(direct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := harness.Proxy(t, u.Host)
-	u.Host = proxy.Addr()
-	c := connect(t, direct)
-	exec(t, c, `CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a`)
+	c, proxy, u := behindAProxy(t)
 	w := newSink()
-	r := start(t, u.String(), w, func(cfg *Config) { cfg.Source = source.New(cfg.Slot, cfg.Logger) })
+	r := start(t, u, w, func(cfg *Config) { cfg.Source = source.New(cfg.Slot, cfg.Logger) })
 	r.streaming(t)
 	w.wait(t, "the raises of the start", func() bool { return w.count("raise unknown_era *") == 2 })
 	harness.Eventually(t, 10*time.Second, harness.True("the slot is confirmed", func() bool { return r.State().Confirmed > 0 }))
