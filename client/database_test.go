@@ -192,8 +192,19 @@ func TestOpenRowsNotCached(t *testing.T) {
 	rows.Close()
 }
 
-func TestWroteTokens(t *testing.T) {
-	t.Parallel()
+// written is a world in which a row is cached, and written since. The workers have
+// not heard of it.
+type written struct {
+	*world
+	p     *pgxpool.Pool
+	c     *Client
+	e     *Class[int64]
+	x     uint64 // where the write stands
+	token string
+}
+
+func newWritten(t *testing.T, wrote func(*Client, context.Context, Queryer) (string, error)) written {
+	t.Helper()
 	w, p := newDatabase(t, harness.Database(t))
 	c := w.open(Options{Database: p, TokenWait: time.Minute}, hooks{})
 	e := Entries[int64](c, "item", LoadWith(func(ctx context.Context, _ string, l *Load) (int64, error) {
@@ -207,13 +218,20 @@ func TestWroteTokens(t *testing.T) {
 	w.must(err)
 	_, err = tx.Exec(t.Context(), "UPDATE item SET value = 2")
 	w.must(err)
-	if _, err := c.Wrote(t.Context(), tx); err == nil {
+	if _, err := wrote(c, t.Context(), tx); err == nil {
 		t.Error("a token of a transaction that is not committed")
 	}
 	x := lsn(t, p)
 	w.must(tx.Commit(t.Context()))
-	token, err := c.Wrote(t.Context(), p)
+	token, err := wrote(c, t.Context(), p)
 	w.must(err)
+	return written{world: w, p: p, c: c, e: e, x: x, token: token}
+}
+
+func TestWroteTokens(t *testing.T) {
+	t.Parallel()
+	w := newWritten(t, (*Client).Wrote)
+	c, e, p, x, token := w.c, w.e, w.p, w.x, w.token
 	done := make(chan int64)
 	go func() {
 		v, _ := e.Get(c.After(context.Background(), token), "item:1")

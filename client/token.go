@@ -88,8 +88,13 @@ func After(ctx context.Context, token string) context.Context {
 	if token == "" {
 		s.token = "none" // as any other that can not be read
 	}
+	return s.within(ctx)
+}
+
+// within puts a scope of After into a context, inside of what that has already.
+func (s scope) within(ctx context.Context) context.Context {
 	if outer := scopeOf(ctx); outer != nil {
-		s.load, s.bound, s.outer = outer.load, outer.bound, outer
+		s.load, s.bound, s.outer = outer.load, s.bound.Max(outer.bound), outer
 	}
 	return context.WithValue(ctx, scopeKey{}, &s)
 }
@@ -168,9 +173,5 @@ func (c *Client) Wrote(ctx context.Context, conn Queryer) (string, error) {
 // else from the database, and at once if the cache has none. A token that can
 // not be read asks for the database.
 func (c *Client) After(ctx context.Context, token string) context.Context {
-	s := scope{bound: c.boundOf(ctx, token)}
-	if outer := scopeOf(ctx); outer != nil {
-		s.load, s.bound, s.outer = outer.load, s.bound.Max(outer.bound), outer
-	}
-	return context.WithValue(ctx, scopeKey{}, &s)
+	return scope{bound: c.boundOf(ctx, token)}.within(ctx)
 }

@@ -4,9 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/lethe-cache/lethe/internal/harness"
 )
 
 // A service that caches nothing passes tokens on as well: without a Client a
@@ -14,26 +11,8 @@ import (
 // knows of which era that is.
 func TestTokensWithoutAClient(t *testing.T) {
 	t.Parallel()
-	w, p := newDatabase(t, harness.Database(t))
-	c := w.open(Options{Database: p, TokenWait: time.Minute}, hooks{})
-	e := Entries[int64](c, "item", LoadWith(func(ctx context.Context, _ string, l *Load) (int64, error) {
-		w.loads.Add(1)
-		return query(selectItem, 1)(ctx, l)
-	}))
-	w.beat(lsn(t, p), 90)
-	w.live(c)
-	w.get(t.Context(), e, "item:1")
-	tx, err := p.Begin(t.Context())
-	w.must(err)
-	_, err = tx.Exec(t.Context(), "UPDATE item SET value = 2")
-	w.must(err)
-	if _, err := Wrote(t.Context(), tx); err == nil {
-		t.Error("a token of a transaction that is not committed")
-	}
-	x := lsn(t, p)
-	w.must(tx.Commit(t.Context()))
-	token, err := Wrote(t.Context(), p)
-	w.must(err)
+	w := newWritten(t, func(_ *Client, ctx context.Context, conn Queryer) (string, error) { return Wrote(ctx, conn) })
+	c, e, p, x, token := w.c, w.e, w.p, w.x, w.token
 	// What is cached lacks the write, until the workers are past it.
 	if bound := c.scopeOf(After(t.Context(), token)).bound; bound == unknownToken || bound.Era == 0 {
 		t.Fatalf("bound of %s: %s", token, bound)
