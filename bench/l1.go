@@ -122,34 +122,6 @@ func (c *l1Cache) watch(ctx context.Context, l *latencies, returned <-chan int) 
 	return nil
 }
 
-// commitMany updates one row after the other on several connections, each in a
-// transaction of its own, and sends the number of each that has returned.
-func commitMany(ctx context.Context, conns []*pgx.Conn, l *latencies, returned chan<- int, failed <-chan error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	start := time.Now()
-	for lane, conn := range conns {
-		g.Go(func() error {
-			for i := lane; i < len(l.committed); i += len(conns) {
-				if err := pause(ctx, time.Until(start.Add(time.Duration(i)*time.Second/l1Commits))); err != nil {
-					return err
-				}
-				select {
-				case err := <-failed:
-					return err
-				default:
-				}
-				if _, err := conn.Exec(ctx, "UPDATE bench SET amount = amount + 1 WHERE id = $1", l.first+int64(i)); err != nil {
-					return fmt.Errorf("commit: %w", err)
-				}
-				l.returned(i)
-				returned <- i // has room for all
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
 // l1Once lets a client live through one round and returns the median and the
 // 99th percentile of the time from commit to gone from L1, and the rate of
 // commits that was reached.
@@ -193,7 +165,7 @@ func (e *env) l1Once(ctx context.Context) (p50, p99 time.Duration, rate float64,
 	var took time.Duration
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := commitMany(gctx, conns, l, returned, run.failed)
+		err := commitAtRate(gctx, conns, l1Commits, l, run.failed, func(i int) { returned <- i }) // has room for all
 		took = time.Since(l.start)
 		return err
 	})

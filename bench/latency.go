@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -108,7 +109,7 @@ func (e *env) latencyOnce(ctx context.Context, s subject, ready func(context.Con
 		return 0, 0, err
 	}
 	defer stop()
-	if err := commitAtRate(ctx, e.db.conn, l, r.failed); err != nil {
+	if err := commitAtRate(ctx, []*pgx.Conn{e.db.conn}, latencyCommits, l, r.failed, func(int) {}); err != nil {
 		return 0, 0, err
 	}
 	timer := time.NewTimer(latencyPatience)
@@ -160,26 +161,34 @@ func (e *env) listen(ctx context.Context, l *latencies) (stop func(), err error)
 	}, nil
 }
 
-// commitAtRate updates one row after the other, each in a transaction of its
-// own, as an application does.
-func commitAtRate(ctx context.Context, conn *pgx.Conn, l *latencies, failed <-chan error) error {
+// commitAtRate updates one row after the other at a rate, a second, in turns on
+// several connections, each in a transaction of its own, as an application does.
+// It tells the number of each commit that has returned.
+func commitAtRate(ctx context.Context, conns []*pgx.Conn, rate int, l *latencies, failed <-chan error, tell func(int)) error {
+	g, ctx := errgroup.WithContext(ctx)
 	start := time.Now()
-	for i := range l.committed {
-		due := start.Add(time.Duration(i) * time.Second / latencyCommits)
-		if err := pause(ctx, time.Until(due)); err != nil {
-			return err
-		}
-		select {
-		case err := <-failed:
-			return err
-		default:
-		}
-		if _, err := conn.Exec(ctx, "UPDATE bench SET amount = amount + 1 WHERE id = $1", l.first+int64(i)); err != nil {
-			return fmt.Errorf("commit: %w", err)
-		}
-		l.returned(i)
+	for lane, conn := range conns {
+		g.Go(func() error {
+			for i := lane; i < len(l.committed); i += len(conns) {
+				due := start.Add(time.Duration(i) * time.Second / time.Duration(rate))
+				if err := pause(ctx, time.Until(due)); err != nil {
+					return err
+				}
+				select {
+				case err := <-failed:
+					return err
+				default:
+				}
+				if _, err := conn.Exec(ctx, "UPDATE bench SET amount = amount + 1 WHERE id = $1", l.first+int64(i)); err != nil {
+					return fmt.Errorf("commit: %w", err)
+				}
+				l.returned(i)
+				tell(i)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // measureLatency compares lethe's commit-to-Redis with that of the consumer
