@@ -14,8 +14,14 @@ import (
 // wantCommand runs a command to its end and checks exit code and output.
 func wantCommand(t *testing.T, env map[string]string, code int, want []string, args ...string) string {
 	t.Helper()
+	return wantWithin(t, env, 30*time.Second, code, want, args...)
+}
+
+// wantWithin is wantCommand for what may take longer.
+func wantWithin(t *testing.T, env map[string]string, d time.Duration, code int, want []string, args ...string) string {
+	t.Helper()
 	l := start(t, env, args...)
-	if got := l.wait(30 * time.Second); got != code {
+	if got := l.wait(d); got != code {
 		t.Errorf("lethe %q: exit code %d, want %d\n%s", args, got, code, l.output.String())
 	}
 	out := l.output.String()
