@@ -362,7 +362,7 @@ func (u *Warmups) fill(ctx context.Context, class string, names []string, left *
 func incurable(err error) bool {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
-		return strings.HasPrefix(refused.Code, "42") || strings.HasPrefix(refused.Code, "22")
+		return strings.HasPrefix(refused.Code, "42") || isDataError(err)
 	}
 	return errors.Is(err, errGone) || errors.Is(err, ErrNoLoader) || errors.Is(err, ErrOtherSource) || errors.Is(err, errWarmSQL) || errors.Is(err, errLoadSQL) || strings.Contains(err.Error(), "OOM command not allowed")
 }
